@@ -1,0 +1,29 @@
+"""What can go wrong inside compiled code: one bit per cause, sticky, read by the host once per chunk."""
+
+from __future__ import annotations
+
+from enum import IntFlag
+
+
+class Fault(IntFlag):
+    """Causes, as bits of an int32 that compiled code carries.
+
+    The first group is mended by growing a buffer and running the chunk again; the second stops a run.
+    """
+
+    NEIGHBOUR_CAPACITY = 1
+    """An atom has more neighbours than the list has slots."""
+    BIN_CAPACITY = 2
+    """A bin of the cell list holds more atoms than it has room for."""
+    CELL_SHRUNK = 4
+    """The cell has become so small that the stencil of bins no longer spans the cutoff."""
+
+    SHIFT_RANGE = 8
+    """An atom strayed over 127 cells from its neighbour's copy: more than a shift can hold."""
+    NOT_FINITE = 16
+    """A position, momentum, force or energy is infinite or not a number."""
+    TOO_HOT = 32
+    """The temperature passed the limit of the run."""
+
+
+GROWABLE = Fault.NEIGHBOUR_CAPACITY | Fault.BIN_CAPACITY | Fault.CELL_SHRUNK
