@@ -1,0 +1,78 @@
+"""What all tests share. The shapes in type hints are checked while tests run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+# Before anything imports the packages: a module imported earlier would go unchecked.
+install_import_hook(["allegro_jax", "md"], "beartype.beartype")
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from ase import Atoms  # noqa: E402
+
+from allegro_jax.config import AllegroConfig  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+
+# Compiling makes the first example slow; the same examples on every machine make failures repeat.
+hypothesis.settings.register_profile("default", deadline=None, derandomize=True, max_examples=20)
+hypothesis.settings.load_profile("default")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of public data beside the checkout; tests that need it are skipped without."""
+    folder = Path(os.environ.get("ALLEGRO_JAX_SHARED", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent (ALLEGRO_JAX_SHARED names another place)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> AllegroConfig:
+    """The smallest model that has every part: two species, tensors of degree 1, two layers."""
+    return AllegroConfig(
+        species=("H", "O"),
+        cutoff=3.5,
+        l_max=1,
+        num_layers=2,
+        num_scalar_features=8,
+        num_tensor_features=4,
+        two_body_hidden=(8,),
+        latent_hidden=(8,),
+        readout_hidden=(4,),
+        average_neighbours=4.0,
+        species_scales=(0.7, 1.3),
+        species_shifts=(-13.587222780835477, -2041.8396277138045),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_config):
+    """An untrained model of ``tiny_config`` (float32), for molecules and crystals of H and O."""
+    from allegro_jax.model import init
+    from allegro_jax.model_file import Model
+    from allegro_jax.potential import AllegroPotential
+
+    return Model(AllegroPotential(init(jax.random.key(0), tiny_config), tiny_config))
+
+
+@pytest.fixture
+def water() -> Atoms:
+    """Two water molecules."""
+    return Atoms(
+        "OHHOHH",
+        [
+            [0.00, 0.00, 0.12],
+            [0.00, 0.76, -0.48],
+            [0.00, -0.76, -0.48],
+            [2.70, 0.40, 0.70],
+            [3.30, 1.10, 0.40],
+            [1.85, 0.62, 0.30],
+        ],
+    )
