@@ -1,0 +1,150 @@
+"""The architecture of the paper (Musaelian et al., Nat. Commun. 14, 579 (2023)).
+
+It differs from the modern one throughout: species enter one-hot beside standardised Bessel
+functions, every latent carries the envelope u and is updated residually, environment weights come
+from a linear map of their own, and a linear map mixes channels and paths of the tensor track.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+
+from allegro_jax import radial
+from allegro_jax.config import AllegroConfig
+from allegro_jax.mlp import apply_mlp, mlp_shapes, scaled_weights_original, uniform
+from allegro_jax.neighbourhoods import Geometry
+from allegro_jax.tensor_product import (
+    TensorProduct,
+    environment_sum,
+    separate_paths,
+    spherical_harmonics,
+    tensor_products,
+    weighted_harmonics,
+)
+
+
+def products_of(config: AllegroConfig) -> tuple[TensorProduct, ...]:
+    return tensor_products(config.l_max, config.parity, config.num_layers, "parity")
+
+
+def scalar_paths(product: TensorProduct) -> int:
+    """How many paths lead to 0e."""
+    return sum(product.out[path[2]] == (0, 1) for path in product.paths)
+
+
+def init(keys: Callable[[], Array], config: AllegroConfig, dtype: Any) -> dict[str, Any]:
+    """Random weights: ``two_body``, ``layers`` (``environment`` [S, U·R], twice as wide in the first;
+    ``linear``, one [U·paths, U] per output irrep; ``latent``, absent in the first), ``final_latent``
+    and ``readout``.
+
+    The last layer's ``linear`` feeds nothing; it is kept because the paper's models (and their
+    parameter counts) hold it.
+    """
+    scalars, channels, degrees = (
+        config.num_scalar_features,
+        config.num_tensor_features,
+        config.l_max + 1,
+    )
+
+    def mlp(width_in: int, hidden: tuple[int, ...], width_out: int) -> list[Array]:
+        return [uniform(keys(), shape, dtype) for shape in mlp_shapes(width_in, hidden, width_out)]
+
+    params: dict[str, Any] = {
+        "two_body": mlp(
+            2 * config.num_species + config.num_bessels, config.two_body_hidden, scalars
+        ),
+        "layers": [],
+    }
+    invariants = 0
+    for layer, product in enumerate(products_of(config)):
+        weights: dict[str, Any] = {}
+        if layer:
+            weights["latent"] = mlp(scalars + invariants, config.latent_hidden, scalars)
+        width = channels * degrees * (1 if layer else 2)
+        weights["environment"] = uniform(keys(), (scalars, width), dtype)
+        weights["linear"] = [
+            jax.random.normal(
+                keys(), (channels * sum(path[2] == i for path in product.paths), channels), dtype
+            )
+            for i in range(len(product.out))
+        ]
+        invariants = channels * scalar_paths(product)
+        params["layers"].append(weights)
+    params["final_latent"] = mlp(scalars + invariants, config.latent_hidden, scalars)
+    params["readout"] = mlp(scalars, config.readout_hidden, 1)
+    return params
+
+
+def network(params: dict[str, Any], config: AllegroConfig, edges: Geometry) -> Float[Array, " n"]:
+    """Site energies before scale and shift."""
+    dtype = params["readout"][0].dtype
+    channels, l_max = config.num_tensor_features, config.l_max
+    neighbours_norm = 1 / np.sqrt(np.asarray(config.per_species("average_neighbours")))
+    norm = jnp.asarray(neighbours_norm, dtype)[edges.centre_species][:, None, None]
+    alpha = config.residual_weight
+
+    cutoff = jnp.where(edges.inside, radial.envelope(edges.x, config.cutoff_power), 0)
+    cutoff = cutoff.astype(dtype)[..., None]
+    harmonics = spherical_harmonics(edges.unit_vectors, l_max).astype(dtype)
+
+    def mlp(weights: list[Array], x: Array, nonlinearity: str) -> Array:
+        return apply_mlp(scaled_weights_original(weights, nonlinearity), x, nonlinearity)
+
+    def update(x: Array, weights: list[Array], invariants: Array) -> Array:
+        new = mlp(weights, jnp.concatenate([x, invariants], axis=-1), config.latent_nonlinearity)
+        return (x + alpha * cutoff * new) / math.sqrt(1 + alpha**2)
+
+    def env_weights(flat: Array) -> Array:
+        """[…, U·R] as [n, K, R, U]."""
+        return jnp.swapaxes(flat.reshape(*flat.shape[:-1], channels, l_max + 1), -1, -2)
+
+    inputs = _two_body_inputs(config, edges, cutoff, dtype)
+    x = cutoff * mlp(params["two_body"], inputs, config.two_body_nonlinearity)
+    features = invariants = None
+    for product, weights in zip(products_of(config), params["layers"], strict=True):
+        if invariants is not None:
+            x = update(x, weights["latent"], invariants)
+        env = mlp([weights["environment"]], x, "none")
+        if features is None:
+            embed, env = jnp.split(env, 2, axis=-1)
+            features = weighted_harmonics(env_weights(embed), harmonics, l_max)
+        environment = norm * environment_sum(env_weights(env), harmonics, l_max)
+        by_irrep = separate_paths(product, features, environment)
+        scalar = by_irrep[0][:, :, 0]  # [n, K, paths, U]; 0e comes first
+        invariants = jnp.swapaxes(scalar, -1, -2).reshape(*scalar.shape[:2], -1)
+        features = _mix_channels(by_irrep, weights["linear"])
+    x = update(x, params["final_latent"], invariants)
+    edge_energies = mlp(params["readout"], x, config.readout_nonlinearity)
+    return jnp.sum(edge_energies[..., 0], axis=1) * norm[:, 0, 0]
+
+
+def _two_body_inputs(
+    config: AllegroConfig, edges: Geometry, cutoff: Array, dtype: Any
+) -> Float[Array, "n K inputs"]:
+    """[one-hot centre ‖ one-hot neighbour ‖ standardised Bessel × envelope]."""
+    mean, deviation = radial.bessel_moments(config.num_bessels, config.cutoff)
+    frequencies = jnp.arange(1, config.num_bessels + 1, dtype=edges.x.dtype)
+    # (2/r_c)·sin(nπr/r_c)/r is 2π/r_c² times the modern basis
+    bessel = radial.bessel_basis(edges.x, frequencies) * (2 * math.pi / config.cutoff**2)
+    bessel = ((bessel - mean.astype(bessel.dtype)) / deviation.astype(bessel.dtype)).astype(dtype)
+    neighbour = jax.nn.one_hot(edges.neighbour_species, config.num_species, dtype=dtype)
+    centre = jax.nn.one_hot(edges.centre_species, config.num_species, dtype=dtype)
+    centre = jnp.broadcast_to(centre[:, None], neighbour.shape)
+    return jnp.concatenate([centre, neighbour, bessel * cutoff], axis=-1)
+
+
+def _mix_channels(by_irrep: list[Array], weights: list[Array]) -> Float[Array, "n K c U"]:
+    """The linear map of every output irrep over (channel, path), ×1/√(U·paths)."""
+    mixed = []
+    for features, weight in zip(by_irrep, weights, strict=True):
+        flat = jnp.swapaxes(features, -1, -2).reshape(*features.shape[:3], -1)
+        mixed.append(flat @ (weight / math.sqrt(weight.shape[0])))
+    return jnp.concatenate(mixed, axis=2)
