@@ -1,0 +1,233 @@
+"""The model file: one ``.safetensors`` with the weights, and everything else as JSON metadata.
+
+Tensors are named by their path in the parameter tree (``"layers.0.latent.1"``). The file's metadata
+are three strings: ``format_version``; ``model``, a JSON object with the configuration, the units
+and what the training recorded; and ``sha256`` over that text and the tensors. Python's JSON writes
+the shortest decimal that reads back as the same float64, so reference energies survive to the last
+bit. Nothing in the file is ever executed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ase import Atoms
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from allegro_jax import __version__
+from allegro_jax.config import AllegroConfig
+from allegro_jax.model import init
+from allegro_jax.neighbourhoods import neighbour_pairs
+from allegro_jax.potential import AllegroPotential, SinglePoint
+
+FORMAT_VERSION = 1
+UNITS: Mapping[str, str] = {
+    "energy": "eV",
+    "length": "Å",
+    "forces": "eV/Å",
+    "stress": "eV/Å³",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A potential, and where it came from.
+
+    Calling it on an :class:`ase.Atoms` gives ``energy`` (eV, reference energies included),
+    ``forces`` [N, 3] (eV/Å), ``stress`` [6] (eV/Å³, Voigt order xx, yy, zz, yz, xz, xy; only when
+    the cell has a volume) and ``energies`` [N] (eV), in NumPy float64.
+
+    Attributes:
+        potential: configuration and weights.
+        metadata: plain JSON data, under these keys where they are known: ``units``, ``versions``
+            (of the libraries that wrote the file), ``training`` (provenance),
+            ``shortest_distances`` (``{"C-H": Å}``: the shortest distance of each species pair in
+            the training data) and ``ranges`` (of the training data's species and properties).
+    """
+
+    potential: AllegroPotential
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def config(self) -> AllegroConfig:
+        return self.potential.config
+
+    @property
+    def species(self) -> tuple[str, ...]:
+        return self.config.species
+
+    @property
+    def shortest_distances(self) -> dict[tuple[str, str], float]:
+        """Å; the training data's shortest distance of each (unordered, sorted) pair of species."""
+        pairs = self.metadata.get("shortest_distances") or {}
+        return {
+            tuple(sorted(pair.split("-"))): distance  # type: ignore[misc]
+            for pair, distance in pairs.items()
+        }
+
+    def __call__(self, atoms: Atoms) -> dict[str, Any]:
+        return self._single_point(atoms)
+
+    @cached_property
+    def _single_point(self) -> SinglePoint:
+        return SinglePoint(self.potential)
+
+
+def save(path: str | os.PathLike[str], model: Model) -> Path:
+    """Write a model file. An existing file is replaced at once, or left as it was on an error.
+
+    ``units`` and ``versions`` are added to the metadata. Raises ValueError when the metadata are
+    not JSON data, OSError when the folder cannot be written.
+    """
+    path = Path(path)
+    content = {
+        **model.metadata,
+        "config": model.config.to_dict(),
+        "units": dict(UNITS),
+        "versions": library_versions(),
+    }
+    try:
+        text = json.dumps(content, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: the model's metadata are not JSON data: {error}") from None
+    leaves, _ = jax.tree_util.tree_flatten_with_path(model.potential.params)
+    tensors = {_name(keys): np.ascontiguousarray(value) for keys, value in leaves}
+    header = {
+        "format_version": str(FORMAT_VERSION),
+        "model": text,
+        "sha256": _checksum(text, tensors),
+    }
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(tensors, temporary, header)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+    """Read a model file.
+
+    Weights keep the dtype they were written in, but without ``jax.enable_x64`` JAX has no float64
+    and rounds such weights to float32.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, truncated, not a model of this program, or of a later
+            format; the message says which.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such model file")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+            _check_format(path, header)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path}: not a readable model file: damaged, truncated, or of another kind ({error})"
+        ) from None
+    if header.get("sha256") != _checksum(header["model"], tensors):
+        raise ValueError(f"{path}: damaged model file: its contents do not match their checksum")
+    content = json.loads(header["model"])
+    config = AllegroConfig.from_dict(content.pop("config"))
+    return Model(AllegroPotential(_parameters(path, tensors, config), config), content)
+
+
+def closer_than_trained(
+    atoms: Atoms, shortest_distances: Mapping[tuple[str, str], float]
+) -> str | None:
+    """What to tell a user when two atoms are closer than any such pair in the training data.
+
+    Args:
+        atoms: the structure.
+        shortest_distances: :attr:`Model.shortest_distances`, Å.
+
+    Returns:
+        The message about the pair that is farthest below its limit, or None when there is none.
+    """
+    if not shortest_distances:
+        return None
+    pairs = neighbour_pairs(
+        atoms.positions, atoms.cell.array, atoms.pbc, max(shortest_distances.values())
+    )
+    symbols = atoms.get_chemical_symbols()
+    worst, message = 1.0, None
+    distances = np.linalg.norm(pairs.vectors, axis=1)
+    for i, j, distance in zip(pairs.centre, pairs.neighbour, distances, strict=True):
+        pair = tuple(sorted((symbols[i], symbols[j])))
+        limit = shortest_distances.get(pair, 0.0)
+        if distance < worst * limit:
+            worst = distance / limit
+            message = (
+                f"atoms {i} and {j} ({'-'.join(pair)}) are {distance:.2f} Å apart, closer than any "
+                f"such pair in the training data ({limit:.2f} Å): the model extrapolates, and its "
+                "forces may be wrong"
+            )
+    return message
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what computes a model's numbers."""
+    names = ("jax", "jaxlib", "e3nn-jax", "numpy")
+    return {"allegro-jax": __version__} | {name: version(name) for name in names}
+
+
+def _name(keys: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(keys, simple=True, separator=".")
+
+
+def _parameters(path: Path, tensors: Mapping[str, np.ndarray], config: AllegroConfig) -> Any:
+    """The parameter tree that the configuration asks for, filled from named tensors."""
+    template = jax.eval_shape(lambda key: init(key, config), jax.random.key(0))
+    leaves, structure = jax.tree_util.tree_flatten_with_path(template)
+    expected = {_name(keys): leaf.shape for keys, leaf in leaves}
+    for name in sorted(expected.keys() | tensors.keys()):
+        found = tensors[name].shape if name in tensors else None
+        if found != expected.get(name):
+            raise ValueError(
+                f"{path}: the weights do not belong to the configuration: {name!r} should be "
+                f"{expected.get(name, 'absent')}, and is {found or 'absent'}"
+            )
+    return jax.tree_util.tree_unflatten(
+        structure, [jnp.asarray(tensors[name]) for name in expected]
+    )
+
+
+def _check_format(path: Path, header: Mapping[str, str]) -> None:
+    if not {"format_version", "model"} <= header.keys():
+        raise ValueError(
+            f"{path}: a safetensors file, but not an allegro-jax model; models of nequip are "
+            "converted with: allegro-jax convert SOURCE DESTINATION"
+        )
+    written = header["format_version"]
+    if not written.isdecimal() or int(written) > FORMAT_VERSION:
+        raise ValueError(
+            f"{path}: written in format {written} by a later allegro-jax; this one reads formats "
+            f"up to {FORMAT_VERSION}. Upgrade: pip install --upgrade allegro-jax"
+        )
+
+
+def _checksum(text: str, tensors: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name} {value.dtype} {value.shape}".encode())
+        digest.update(value.data)
+    return digest.hexdigest()
