@@ -32,7 +32,7 @@ from allegro_jax.tensor_product import (
 
 
 def products_of(config: AllegroConfig) -> tuple[TensorProduct, ...]:
-    return tensor_products(config.l_max, config.parity, config.num_layers, "parity")
+    return tensor_products(config.l_max, config.parity, config.num_layers)
 
 
 def scalar_paths(product: TensorProduct) -> int:

@@ -92,26 +92,19 @@ class TensorProduct:
 
 @functools.cache
 def tensor_products(
-    l_max: int, parity: bool, num_layers: int, order: str = "degree"
+    l_max: int, parity: bool, num_layers: int
 ) -> tuple[TensorProduct, ...]:
     """The product of every layer, with unreachable and useless irreps dropped.
 
     Features start as harmonics; a layer may produce every irrep up to ``l_max`` (of both parities if
     ``parity``), the last one scalars only. Dropped are irreps that no path reaches and, from the end
     backwards, those from which no path leads to a kept irrep.
-
-    Args:
-        order: of the allowed irreps: by ``"degree"`` (0e, 0o, 1e, 1o, …; the modern architecture) or
-            by ``"parity"`` (0e, 1e, …, 0o, 1o, …; the original).
+    They stay in the order 0e, 0o, 1e, 1o, …, which both reference codes share.
     """
     environment = harmonics(l_max)
     allowed = environment
     if parity:
-        degrees, parities = range(l_max + 1), (1, -1)
-        if order == "degree":
-            allowed = tuple((degree, p) for degree in degrees for p in parities)
-        else:
-            allowed = tuple((degree, p) for p in parities for degree in degrees)
+        allowed = tuple((degree, p) for degree in range(l_max + 1) for p in (1, -1))
 
     stages = [environment]
     for layer in range(num_layers):
