@@ -15,6 +15,7 @@ from allegro_jax import model
 from allegro_jax.config import AllegroConfig
 from allegro_jax.convert import params_from_state_dict
 from allegro_jax.neighbourhoods import dense, neighbour_pairs
+from allegro_jax.tensor_product import TensorProduct, tensor_products
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 MODERN = np.load(REFERENCE / "modern.npz", allow_pickle=False)
@@ -102,3 +103,83 @@ def test_modern_architecture_agrees_with_nequip_allegro(case):
     if "stress" in entries:
         volume = abs(np.linalg.det(entries["cell"]))
         assert np.abs(ours.virial / volume - entries["stress"]).max() <= force_tolerance
+
+
+def original_config(settings: dict[str, Any]) -> AllegroConfig:
+    return AllegroConfig.original(
+        species=("H", "C", "O")[: settings["num_species"]],
+        cutoff=settings["r_max"],
+        l_max=settings["l_max"],
+        parity=settings["parity"] == "o3_full",
+        num_layers=settings["num_layers"],
+        num_scalar_features=settings["two_body_mlp"][-1],
+        num_tensor_features=settings["tensor_channels"],
+        cutoff_power=settings["polynomial_cutoff_p"],
+        two_body_hidden=settings["two_body_mlp"][:-1],
+        latent_hidden=settings["latent_mlp"][:-1],
+        readout_hidden=settings["edge_energy_mlp"],
+        average_neighbours=settings["avg_num_neighbors"],
+    )
+
+
+def coefficient_sign(product: TensorProduct, path: tuple[int, int, int]) -> int:
+    """Sign of e3nn 0.4's Clebsch-Gordan coefficients, which the original code used, over ours.
+
+    It flips for 1 ⊗ n → n and permutations of it, n > 1 (found by comparing e3nn 0.4.4 with 0.5.1 and
+    e3nn-jax up to degree 4). The learned map behind the product absorbs it.
+    """
+    degrees = product.left[path[0]][0], product.right[path[1]][0], product.out[path[2]][0]
+    one, n, same = sorted(degrees)
+    return -1 if one == 1 and n == same > 1 else 1
+
+
+def original_params(weights: dict[str, np.ndarray], config: AllegroConfig) -> Any:
+    """Weights of the original code (allegro 0.2) in our layout."""
+    shapes = jax.eval_shape(lambda key: model.init(key, config), jax.random.key(0))
+
+    def mlp(name: str, like: list[Any]) -> list[Any]:
+        return [jnp.asarray(weights[f"{name}._forward._weight_{i}"]) for i in range(len(like))]
+
+    def linear(flat: np.ndarray, product: TensorProduct) -> list[Any]:
+        """One flat array: the output irreps one after another, each [out, (channel in, path)]."""
+        channels, maps = config.num_tensor_features, []
+        for i_out in range(len(product.out)):
+            signs = np.array([coefficient_sign(product, p) for p in product.paths if p[2] == i_out])
+            block, flat = np.split(flat, [channels**2 * len(signs)])
+            block = block.reshape(channels, channels, len(signs)) * signs
+            maps.append(jnp.asarray(block.reshape(channels, -1).T))
+        return maps
+
+    layers = []
+    products = tensor_products(config.l_max, config.parity, config.num_layers)
+    for k, (like, product) in enumerate(zip(shapes["layers"], products, strict=True)):
+        layer = {
+            "environment": mlp(f"allegro.env_embed_mlps.{k}", [None])[0],
+            "linear": linear(weights[f"allegro.linears.{k}.w"], product),
+        }
+        if k:
+            layer["latent"] = mlp(f"allegro.latents.{k}", like["latent"])
+        layers.append(layer)
+    params = {
+        "two_body": mlp("allegro.latents.0", shapes["two_body"]),
+        "layers": layers,
+        "final_latent": mlp("allegro.final_latent", shapes["final_latent"]),
+        "readout": mlp("edge_eng._module", shapes["readout"]),
+    }
+    jax.tree.map(lambda value, like: np.testing.assert_equal(value.shape, like.shape), params, shapes)
+    return params
+
+
+@pytest.mark.parametrize("number", range(15))
+def test_original_architecture_agrees_with_its_reference(number, shared):
+    archive = np.load(shared / "original-reference.npz", allow_pickle=False)
+    (settings,) = [s for s in json.loads(str(archive["configs"])) if s["case"] == number]
+    entries = stored_case(archive, f"case{number}")
+    config = original_config(settings)
+    with jax.enable_x64(True):
+        params = original_params(entries["weights"], config)
+        ours = evaluate(params, config, entries, jnp.float64)
+    np.testing.assert_allclose(
+        ours.site_energies, entries["site_energies"], rtol=0, atol=ENERGY_TOLERANCE
+    )
+    np.testing.assert_allclose(ours.forces, entries["forces"], rtol=0, atol=FORCE_TOLERANCE)
