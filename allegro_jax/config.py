@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, no_type_check
 
 from ase.data import atomic_numbers
 
@@ -18,6 +18,8 @@ NONLINEARITIES = ("silu", "mish", "gelu", "ssp", "tanh", "none", "identity")
 Scalars = tuple[float, ...]
 
 
+# The hints say what is stored; the constructor takes more, and checks it with messages of its own.
+@no_type_check
 @dataclasses.dataclass(frozen=True)
 class AllegroConfig:
     """What an Allegro potential is, apart from its weights. Frozen, hashable, and validated.
