@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -183,3 +184,40 @@ def test_original_architecture_agrees_with_its_reference(number, shared):
         ours.site_energies, entries["site_energies"], rtol=0, atol=ENERGY_TOLERANCE
     )
     np.testing.assert_allclose(ours.forces, entries["forces"], rtol=0, atol=FORCE_TOLERANCE)
+
+
+LI3PO4 = AllegroConfig.original(
+    species=("Li", "P", "O"),
+    cutoff=4.0,
+    l_max=1,
+    parity=False,
+    num_layers=1,
+    num_scalar_features=64,
+    num_tensor_features=1,
+    cutoff_power=48,
+    two_body_hidden=(32,),
+    latent_hidden=(),
+    readout_hidden=(32,),
+)
+QM9_ONE_LAYER = AllegroConfig.original(
+    species=("H", "C", "N", "O", "F"),
+    cutoff=10.0,
+    l_max=3,
+    num_layers=1,
+    num_scalar_features=1024,
+    num_tensor_features=256,
+    two_body_hidden=(128, 256, 512),
+    latent_hidden=(1024, 1024),
+    readout_hidden=(128,),
+)
+QM9_THREE_LAYERS = dataclasses.replace(QM9_ONE_LAYER, l_max=2, num_layers=3)
+
+
+@pytest.mark.parametrize(
+    "config, count",
+    [(LI3PO4, 9_058), (QM9_ONE_LAYER, 7_375_232), (QM9_THREE_LAYERS, 17_926_528)],
+    ids=["Li3PO4", "QM9 one layer", "QM9 three layers"],
+)
+def test_original_architecture_has_the_parameters_of_the_paper(config, count):
+    shapes = jax.eval_shape(lambda key: model.init(key, config), jax.random.key(0))
+    assert model.count_parameters(shapes) == count
