@@ -72,10 +72,12 @@ class Model:
     def shortest_distances(self) -> dict[tuple[str, str], float]:
         """Å; the training data's shortest distance of each (unordered, sorted) pair of species."""
         pairs = self.metadata.get("shortest_distances") or {}
-        return {
-            tuple(sorted(pair.split("-"))): distance  # type: ignore[misc]
-            for pair, distance in pairs.items()
-        }
+        return {_pair(*pair.split("-")): distance for pair, distance in pairs.items()}
+
+    def shortest_distance_table(self) -> np.ndarray:
+        """[T, T] :attr:`shortest_distances`, 0 where unknown, as :func:`md.simulate` takes them."""
+        known = self.shortest_distances
+        return np.array([[known.get(_pair(a, b), 0.0) for b in self.species] for a in self.species])
 
     def __call__(self, atoms: Atoms) -> dict[str, Any]:
         return self._single_point(atoms)
@@ -171,7 +173,7 @@ def closer_than_trained(
     worst, message = 1.0, None
     distances = np.linalg.norm(pairs.vectors, axis=1)
     for i, j, distance in zip(pairs.centre, pairs.neighbour, distances, strict=True):
-        pair = tuple(sorted((symbols[i], symbols[j])))
+        pair = _pair(symbols[i], symbols[j])
         limit = shortest_distances.get(pair, 0.0)
         if distance < worst * limit:
             worst = distance / limit
@@ -181,6 +183,10 @@ def closer_than_trained(
                 "forces may be wrong"
             )
     return message
+
+
+def _pair(first: str, second: str) -> tuple[str, str]:
+    return (first, second) if first <= second else (second, first)
 
 
 def library_versions() -> dict[str, str]:

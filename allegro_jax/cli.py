@@ -1,0 +1,359 @@
+"""The command line: parse, call, print. Each command imports what it needs, so help is instant."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from allegro_jax import __version__, compilation_cache
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+DEBUG_VARIABLE = "ALLEGRO_JAX_DEBUG"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is 0, or 2 with one line on stderr after a user's error."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], None] = options.command
+    try:
+        compilation_cache.enable()
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            command(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ValueError, OSError) as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        print(f"allegro-jax: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("allegro-jax: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    """A warning is for the user, and one line; where in the code it arose is not."""
+    print(f"allegro-jax: warning: {_one_line(message)}", file=sys.stderr)
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="allegro-jax",
+        description="Allegro interatomic potentials: train, test, use.",
+        epilog="Units: eV, Å, fs, K, GPa. The environment variable "
+        f"{compilation_cache.VARIABLE} names the folder of compiled programs (empty: none); "
+        f"{DEBUG_VARIABLE}=1 shows the traceback of an error.",
+    )
+    parser.add_argument("--version", action="version", version=f"allegro-jax {__version__}")
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, parser_class=_CommandParser
+    )
+    for add in (_add_train, _add_evaluate, _add_md, _add_convert, _add_info, _add_benchmark):
+        add(commands)
+    return parser
+
+
+class _CommandParser(argparse.ArgumentParser):
+    """Takes options and positional arguments in any order."""
+
+    _mixing = False
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        if self._mixing:
+            return super().parse_known_args(args, namespace)
+        self._mixing = True
+        return super().parse_known_intermixed_args(args, namespace)
+
+
+# -- train ----------------------------------------------------------------------------------------
+
+
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train a model from a YAML file",
+        description="Train a model. Writes model.safetensors, metrics.csv, plots and checkpoints.",
+    )
+    parser.set_defaults(command=_train)
+    parser.add_argument("config", metavar="CONFIG.yaml", help="what to train, on what, and how")
+    parser.add_argument("--output", metavar="DIR", help="folder of the results")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="replaces a value of the file, for example model.l_max=3",
+    )
+
+
+def _train(options: argparse.Namespace) -> None:
+    from allegro_jax.train import load_config, train
+
+    config = load_config(options.config, options.overrides)
+    if options.output:
+        config = dataclasses.replace(config, output=Path(options.output))
+    train(config)
+
+
+# -- evaluate -------------------------------------------------------------------------------------
+
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="errors of a model on labelled structures, and its predictions",
+        description="Compare a model with labelled structures. Absent labels are left out.",
+    )
+    parser.set_defaults(command=_evaluate)
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("data", nargs="+", metavar="DATA", help="files that ASE reads")
+    parser.add_argument("--output", metavar="PRED.extxyz", help="write the predictions")
+    parser.add_argument("--json", metavar="OUT.json", help="write the errors")
+    _add_dtype(parser)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    raise NotImplementedError
+
+
+# -- md -------------------------------------------------------------------------------------------
+
+
+def _add_md(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "md",
+        help="molecular dynamics",
+        description="Run molecular dynamics. Writes log.csv, a trajectory and the final state.",
+    )
+    parser.set_defaults(command=_md)
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("structure", metavar="STRUCTURE", help="a structure that ASE reads")
+    parser.add_argument(
+        "--ensemble",
+        required=True,
+        choices=("nve", "langevin", "nvt"),
+        help="constant energy, Langevin, or a chain of Nosé-Hoover thermostats",
+    )
+    group = parser.add_argument_group("the run")
+    group.add_argument(
+        "--temperature",
+        type=float,
+        metavar="K",
+        help="of the bath, and of velocities that are drawn",
+    )
+    group.add_argument("--timestep", type=float, required=True, metavar="FS", help="fs")
+    group.add_argument("--steps", type=int, required=True, metavar="N")
+    group.add_argument(
+        "--friction", type=float, metavar="1/FS", help="langevin: per fs (default: 0.01)"
+    )
+    group.add_argument(
+        "--time-constant", type=float, metavar="FS", help="nvt: fs (default: 100 time steps)"
+    )
+    group.add_argument(
+        "--velocities",
+        choices=("draw", "keep"),
+        default="draw",
+        help="at the start: from the Maxwell-Boltzmann distribution (default) or the file",
+    )
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of velocities and noise")
+    group.add_argument(
+        "--restart",
+        action="store_true",
+        help="go on from the checkpoint in DIR; --steps counts those already done",
+    )
+    _add_dtype(group)
+    group = parser.add_argument_group("output")
+    group.add_argument("--output", required=True, metavar="DIR", help="folder of the results")
+    group.add_argument(
+        "--log-every", type=int, default=10, metavar="N", help="steps between lines (default: 10)"
+    )
+    group.add_argument(
+        "--trajectory-every",
+        type=int,
+        default=100,
+        metavar="N",
+        help="steps between frames (default: 100; 0: none)",
+    )
+    group.add_argument("--no-progress", action="store_true", help="show no progress bar")
+    group = parser.add_argument_group("performance")
+    group.add_argument(
+        "--skin",
+        type=float,
+        default=0.5,
+        metavar="A",
+        help="of the neighbour list, Å (default: 0.5)",
+    )
+    group.add_argument(
+        "--block-size", type=int, metavar="N", help="atoms evaluated at once (default: by size)"
+    )
+
+
+def _md(options: argparse.Namespace) -> None:
+    import md
+    from allegro_jax import model_file
+
+    _set_precision(options.dtype)
+    model = model_file.load(options.model)
+    simulation = md.simulate(
+        model.potential,
+        _read_structure(options.structure),
+        steps=options.steps,
+        ensemble=options.ensemble,
+        temperature_K=options.temperature,
+        timestep_fs=options.timestep,
+        friction_per_fs=options.friction,
+        time_constant_fs=options.time_constant,
+        velocities=options.velocities,
+        seed=options.seed,
+        dtype=options.dtype,
+        output=options.output,
+        log_every=options.log_every,
+        trajectory_every=options.trajectory_every,
+        restart=options.restart,
+        skin=options.skin,
+        block_size=options.block_size,
+        shortest_distances=model.shortest_distance_table(),
+        progress=not options.no_progress,
+    )
+    log = simulation.log
+    print(
+        f"{log['step'][-1]} steps, {log['time_fs'][-1] / 1000:g} ps; mean temperature "
+        f"{log['temperature_K'].mean():.1f} K, drift of the conserved energy "
+        f"{1000 * (log['conserved_eV'][-1] - log['conserved_eV'][0]):.3f} meV; in {options.output}"
+    )
+
+
+# -- convert --------------------------------------------------------------------------------------
+
+
+def _add_convert(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "convert",
+        help="turn a model of nequip-allegro into a model file",
+        description="Convert a nequip checkpoint (.ckpt) or package (.nequip.zip), and verify the "
+        'result against it. Needs torch: pip install "allegro-jax[nequip]".',
+    )
+    parser.set_defaults(command=_convert)
+    parser.add_argument("source", metavar="SOURCE", help=".ckpt or .nequip.zip")
+    parser.add_argument("destination", metavar="DESTINATION", help="the model file to write")
+
+
+def _convert(options: argparse.Namespace) -> None:
+    raise NotImplementedError
+
+
+# -- info -----------------------------------------------------------------------------------------
+
+
+def _add_info(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "info", help="what a model file holds", description="Print what a model file holds."
+    )
+    parser.set_defaults(command=_info)
+    parser.add_argument("model", metavar="MODEL")
+
+
+def _info(options: argparse.Namespace) -> None:
+    import yaml
+
+    from allegro_jax import model_file
+    from allegro_jax.model import count_parameters
+
+    model = model_file.load(options.model)
+    summary = {
+        "file": str(options.model),
+        "parameters": count_parameters(model.potential.params),
+        "config": model.config.to_dict(),
+        **model.metadata,
+    }
+    plain = json.loads(json.dumps(summary))  # tuples become lists
+    print(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100), end="")
+
+
+# -- benchmark ------------------------------------------------------------------------------------
+
+
+def _add_benchmark(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "benchmark",
+        help="speed and memory of a model",
+        description="Measure a model: time per atom and step, pairs per second, memory, and the "
+        "time to compile.",
+    )
+    parser.set_defaults(command=_benchmark)
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument(
+        "structure",
+        nargs="?",
+        metavar="STRUCTURE",
+        help="a structure that ASE reads; default: a dense random box of the model's species",
+    )
+    parser.add_argument("--json", metavar="OUT.json", help="write the figures")
+    _add_dtype(parser)
+
+
+def _benchmark(options: argparse.Namespace) -> None:
+    from allegro_jax import benchmark, model_file
+
+    _set_precision(options.dtype)
+    model = model_file.load(options.model)
+    atoms = _read_structure(options.structure) if options.structure else None
+    figures = benchmark.benchmark(model, atoms, dtype=options.dtype)
+    print(figures)
+    _write_json(options.json, dataclasses.asdict(figures))
+
+
+# -- shared ---------------------------------------------------------------------------------------
+
+
+def _add_dtype(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float64"),
+        default="float32",
+        help="precision of the arithmetic (default: float32)",
+    )
+
+
+def _set_precision(dtype: str) -> None:
+    import jax
+
+    if dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+
+
+def _read_structure(path: str) -> Atoms:
+    """The last structure of a file."""
+    import ase.io
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        atoms = ase.io.read(path)
+    except Exception as error:  # ASE's readers raise what they like
+        raise ValueError(f"{path}: ASE cannot read it ({error or type(error).__name__})") from error
+    return atoms
+
+
+def _write_json(path: str | None, data: object) -> None:
+    if path is not None:
+        Path(path).write_text(json.dumps(data, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
