@@ -190,7 +190,9 @@ def grow(
     faults = Fault(int(neighbours.faults))
     reach, old = neighbours.reach, neighbours.capacities
     if Fault.SHIFT_RANGE in faults:
-        raise ValueError("an atom is over 127 cells away from its neighbour: wrap the positions first")
+        raise ValueError(
+            "an atom is over 127 cells away from its neighbour: wrap the positions first"
+        )
     new = old
     if Fault.CELL_SHRUNK in faults:
         # room for the cell to shrink on: plan as if it already had
@@ -204,7 +206,7 @@ def grow(
         required = int(neighbours.required.neighbours)
         slots = _round_up(_enlarged(old.neighbours, required, slack))
         new = dataclasses.replace(new, neighbours=slots)
-    return _rebuild(positions, cell, species, reach, new)
+    return build(positions, cell, species, reach, new)
 
 
 def empty(
@@ -395,7 +397,9 @@ def _ranges(
     if reach.pair_cutoffs is None:
         return jnp.asarray(reach.range, dtype)
     table = np.minimum(np.asarray(reach.pair_cutoffs), reach.cutoff) + reach.skin
-    return jnp.asarray(table, dtype)[species[rows][:, None, None], species.at[members].get(mode="clip")]
+    return jnp.asarray(table, dtype)[
+        species[rows][:, None, None], species.at[members].get(mode="clip")
+    ]
 
 
 def first_true(
@@ -468,7 +472,10 @@ def _build(
 _rebuild_jit = jax.jit(_build, static_argnums=(3, 4))
 
 
-def _rebuild(positions, cell, species, reach, capacities) -> NeighbourList:
+def build(
+    positions: Any, cell: Any, species: Any, reach: Reach, capacities: Capacities
+) -> NeighbourList:
+    """A list of given sizes, built on the spot. On the host; :func:`update` is for compiled code."""
     blank = empty(positions, cell, reach, capacities)
     indices, shifts, faults, required = _rebuild_jit(positions, cell, species, reach, capacities)
     return blank.replace(indices=indices, shifts=shifts, faults=faults, required=required)
@@ -479,12 +486,12 @@ def _rebuild(positions, cell, species, reach, capacities) -> NeighbourList:
 
 def _with_slots(positions, cell, species, reach, capacities, slack) -> NeighbourList:
     """Build with as many slots as the structure requires, and some slack."""
-    counted = _rebuild(positions, cell, species, reach, capacities)
+    counted = build(positions, cell, species, reach, capacities)
     required = int(counted.required.neighbours)
     slots = _round_up(ceil(required * slack))
     if not any(reach.pbc):
         slots = min(slots, max(1, positions.shape[0] - 1))  # no atom can have more
-    return _rebuild(positions, cell, species, reach, dataclasses.replace(capacities, neighbours=slots))
+    return build(positions, cell, species, reach, dataclasses.replace(capacities, neighbours=slots))
 
 
 def _plan_bins(positions, cell, species, reach: Reach, slack: float) -> Capacities:
@@ -492,7 +499,9 @@ def _plan_bins(positions, cell, species, reach: Reach, slack: float) -> Capaciti
     basis = cells.frame(cell, reach.pbc)
     height = np.asarray(cells.heights(basis), float)
     if not np.all(np.isfinite(height) & (height > 0)):
-        raise ValueError("the cell has no volume along its periodic directions: mend the cell or its pbc")
+        raise ValueError(
+            "the cell has no volume along its periodic directions: mend the cell or its pbc"
+        )
     finite = np.isfinite(np.asarray(positions)).all(axis=1)
     if not finite.all():
         raise ValueError(f"the position of atom {int(np.argmin(finite))} is not finite")

@@ -1,0 +1,130 @@
+"""The state of a simulation: a frozen pytree that integrators turn into the next one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from md import cells, summation, units
+from md.cells import Periodicity
+from md.summation import TwoFloat
+
+
+@struct.dataclass
+class State:
+    """Everything that evolves. Units: eV, Å, amu, and time in Å·√(amu/eV) (:mod:`md.units`).
+
+    Attributes:
+        positions: [N, 3] Å. Integrators add to them but never subtract two of them: that is for
+            :mod:`md.cells`. They are moved back into the cell whenever the neighbour list is rebuilt.
+        images: [N, 3] the periodic copy of the cell that each atom is in; positions + images · cell is the
+            continuous path.
+        momenta: [N, 3] √(amu·eV).
+        forces: [N, 3] eV/Å, at these positions.
+        site_energies: [N] eV, without the species' reference energies.
+        virial: [3, 3] eV, dE/dε.
+        species: [N] indices; −1 marks a padded atom, which never moves.
+        masses: [N] amu; positive, also of padded atoms.
+        cell: [3, 3] Å, rows are the lattice vectors.
+        thermostat: variables of the thermostat, a pytree of its own kind; None without one.
+        key: random key of the run; step numbers are folded into it.
+        step: number of steps done.
+        pbc: static; directions that repeat.
+    """
+
+    positions: Float[Array, "atoms 3"]
+    images: Int[Array, "atoms 3"]
+    momenta: Float[Array, "atoms 3"]
+    forces: Float[Array, "atoms 3"]
+    site_energies: Float[Array, " atoms"]
+    virial: Float[Array, "3 3"]
+    species: Int[Array, " atoms"]
+    masses: Float[Array, " atoms"]
+    cell: Float[Array, "3 3"]
+    thermostat: Any
+    key: Key[Array, ""]
+    step: Int[Array, ""]
+    pbc: Periodicity = struct.field(pytree_node=False)
+
+
+def initial_state(
+    positions: Float[Array, "atoms 3"],
+    momenta: Float[Array, "atoms 3"],
+    species: Int[Array, " atoms"],
+    masses: Float[Array, " atoms"],
+    cell: Float[Array, "3 3"],
+    pbc: Periodicity,
+    key: Key[Array, ""],
+) -> State:
+    """A state whose forces are still unknown (zero), one step before step 0.
+
+    The run loop brings it to step 0, with forces, by a step of zero length.
+    """
+    images = cells.images(positions, cell, pbc)
+    return State(
+        positions=cells.translate(positions, -images, cell),
+        images=images,
+        momenta=momenta,
+        forces=jnp.zeros_like(positions),
+        site_energies=jnp.zeros_like(masses),
+        virial=jnp.zeros_like(cell),
+        species=species,
+        masses=masses,
+        cell=cell,
+        thermostat=None,
+        key=key,
+        step=jnp.asarray(-1, jnp.int32),
+        pbc=pbc,
+    )
+
+
+def wrapped(state: State) -> State:
+    """The same state with every atom inside the cell, along the directions that repeat."""
+    moved = cells.images(state.positions, state.cell, state.pbc)
+    return state.replace(
+        positions=cells.translate(state.positions, -moved, state.cell), images=state.images + moved
+    )
+
+
+def real_atoms(species: Int[Array, " atoms"]) -> Bool[Array, " atoms"]:
+    """Which rows are atoms, not padding."""
+    return species >= 0
+
+
+def kinetic_energy(state: State) -> TwoFloat:
+    """Σ p²/2m, eV."""
+    per_atom = jnp.sum(state.momenta**2, axis=1) / (2 * state.masses)
+    return summation.compensated_sum(jnp.where(real_atoms(state.species), per_atom, 0))
+
+
+def maxwell_boltzmann_momenta(
+    key: Key[Array, ""],
+    masses: Float[Array, " atoms"],
+    species: Int[Array, " atoms"],
+    temperature: Float[Array, ""] | float | int,
+    *,
+    remove_drift: bool = True,
+) -> Float[Array, "atoms 3"]:
+    """Momenta drawn at a temperature (K): each component normal with variance m k_B T.
+
+    With ``remove_drift`` the total momentum is zero; the mean kinetic energy is then (3N − 3) k_B T / 2, the
+    share of the remaining degrees of freedom.
+    """
+    real = real_atoms(species)[:, None]
+    thermal = jnp.sqrt(masses * units.BOLTZMANN * temperature)[:, None]
+    noise = jax.random.normal(key, (masses.shape[0], 3), masses.dtype)
+    momenta = jnp.where(real, thermal * noise, 0)
+    return without_drift(momenta, masses, species) if remove_drift else momenta
+
+
+def without_drift(
+    momenta: Float[Array, "atoms 3"], masses: Float[Array, " atoms"], species: Int[Array, " atoms"]
+) -> Float[Array, "atoms 3"]:
+    """Momenta seen from the centre of mass."""
+    mass = jnp.where(real_atoms(species), masses, 0)[:, None]
+    velocity = jnp.sum(momenta, axis=0) / jnp.maximum(jnp.sum(mass), jnp.finfo(mass.dtype).tiny)
+    return momenta - mass * velocity
