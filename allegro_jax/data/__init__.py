@@ -1,0 +1,1 @@
+"""Labelled structures on their way to training: frames, data sets, layouts, batches."""

@@ -1,0 +1,358 @@
+"""Static shapes for batches: rows sorted by neighbour count, in groups of equal width.
+
+Compiled code needs fixed shapes, but atoms differ in their number of neighbours. Padding every atom of a
+batch to the largest number wastes a third of all slots in a molecule. Here the atoms (rows) of a
+batch are sorted by neighbour count, descending, and cut into a few groups of ``rows`` rows and
+``width`` slots each. A batch *fits* a layout if, for every group g, the atoms that need more slots than
+the groups after g offer number no more than the rows of the groups up to g. That test compares small
+vectors (:meth:`Layout.demands`), so shuffled frames are packed by swapping a few of them between
+batches until all fit, capacities stay close to the mean, and no shape ever has to grow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """``blocks`` blocks of ``rows`` rows with ``width`` slots each."""
+
+    blocks: int
+    rows: int
+    width: int
+
+    @property
+    def total_rows(self) -> int:
+        return self.blocks * self.rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The static shapes of a batch of at most ``frames`` frames."""
+
+    frames: int
+    groups: tuple[Group, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(group.total_rows for group in self.groups)
+
+    @property
+    def slots(self) -> int:
+        return sum(group.total_rows * group.width for group in self.groups)
+
+    @property
+    def capacity(self) -> Int[np.ndarray, " groups"]:
+        """Rows of group g and of all wider ones."""
+        return np.cumsum([group.total_rows for group in self.groups])
+
+    def demands(self, counts: Sequence[Int[np.ndarray, " _"]]) -> Int[np.ndarray, "frames groups"]:
+        """For each frame, how many atoms need group g or a wider one.
+
+        A batch fits if its sum is within ``capacity``. An atom too wide for every group makes the
+        demand of its frame infinite in effect.
+        """
+        flat = np.concatenate([*counts, np.zeros(0, int)])
+        ends = np.cumsum([len(count) for count in counts])
+
+        def wider(width: int) -> np.ndarray:
+            number = np.concatenate([[0], np.cumsum(flat > width)])[ends]
+            return np.diff(number, prepend=0)
+
+        demands = np.stack(
+            [wider(width) for width in [*(group.width for group in self.groups[1:]), -1]], axis=1
+        )
+        demands[wider(self.groups[0].width) > 0] = np.iinfo(np.int64).max // 2
+        return demands
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Bucket:
+    """Frames of similar size, and the layout that their batches share (one compilation)."""
+
+    layout: Layout
+    frames: Int[np.ndarray, " members"]
+    demands: Int[np.ndarray, "members groups"]
+
+    def pack(
+        self, order: Int[np.ndarray, " _"], random: np.random.Generator
+    ) -> list[Int[np.ndarray, " _"]]:
+        """Batches (frame numbers) from members taken in ``order``; each is in exactly one."""
+        most = self.layout.frames
+        table = np.full((-(-len(order) // most), most), -1)  # members by batch; −1: nobody
+        table.ravel()[: len(order)] = order
+        demands = np.concatenate([self.demands, np.zeros_like(self.demands[:1])])
+        left_over = _balance(table, demands, self.layout.capacity, random)
+        batches = [row[row >= 0] for row in table] + self._first_fit(left_over)
+        return [self.frames[batch] for batch in batches if len(batch)]
+
+    def _first_fit(self, members: list[int]) -> list[np.ndarray]:
+        capacity, most = self.layout.capacity, self.layout.frames
+        batches: list[tuple[np.ndarray, list[int]]] = []
+        for member in members:
+            for used, batch in batches:
+                if len(batch) < most and (used + self.demands[member] <= capacity).all():
+                    used += self.demands[member]
+                    batch.append(member)
+                    break
+            else:
+                batches.append((self.demands[member].copy(), [member]))
+        return [np.asarray(batch) for _, batch in batches]
+
+
+def plan_buckets(
+    counts: Sequence[Int[np.ndarray, " _"]],
+    batch_size: int,
+    *,
+    groups: int = 4,
+    block_slots: int = 512,
+    max_buckets: int = 4,
+    good_enough: float = 0.06,
+    seed: int = 0,
+) -> list[Bucket]:
+    """Choose layouts for a data set: few compilations, little padding.
+
+    Frames are split by their number of pairs into one bucket or more, as many (up to
+    ``max_buckets``) as still save more than 5% of the slots each; and rows in as few groups (up to
+    ``groups``) as leave at most ``good_enough`` of the slots empty.
+
+    Args:
+        counts: the neighbour counts of the atoms of each frame.
+        batch_size: frames per batch.
+        groups: most groups of rows per layout.
+        block_slots: slots (rows times width) that are evaluated at once.
+        max_buckets: most layouts, hence most compilations.
+        good_enough: share of empty slots that is not worth another group.
+        seed: of the random batches that capacities are tried on.
+    """
+    if not len(counts):
+        return []
+    pairs = np.asarray([count.sum() + len(count) for count in counts])
+    ranked = np.argsort(pairs, kind="stable")
+    best: list[Bucket] | None = None
+    best_slots = np.inf
+    for number in range(1, max_buckets + 1):
+        if number > 1 and len(ranked) < 4 * number * batch_size:
+            break
+        parts = _split(pairs[ranked], number)
+        buckets = [
+            _plan(
+                np.sort(ranked[start:stop]),
+                counts,
+                batch_size,
+                groups=groups,
+                block_slots=block_slots,
+                good_enough=good_enough,
+                seed=seed,
+            )
+            for start, stop in parts
+        ]
+        slots = sum(_slots_per_epoch(bucket, seed) for bucket in buckets)
+        if best is not None and slots > 0.95 * best_slots:
+            continue
+        best, best_slots = buckets, slots
+    assert best is not None
+    return best
+
+
+def shuffled_batches(
+    buckets: Sequence[Bucket], seed: int, epoch: int, *, shuffle: bool = True
+) -> list[tuple[int, Int[np.ndarray, " _"]]]:
+    """(bucket, frame numbers) of every batch of an epoch: a function of seed and epoch alone."""
+    random = np.random.default_rng([seed, epoch])
+    batches: list[tuple[int, np.ndarray]] = []
+    for place, bucket in enumerate(buckets):
+        members = np.arange(len(bucket.frames))
+        order = random.permutation(members) if shuffle else members
+        batches += [(place, batch) for batch in bucket.pack(order, random)]
+    if shuffle:
+        batches = [batches[place] for place in random.permutation(len(batches))]
+    return batches
+
+
+def padding_waste(
+    buckets: Sequence[Bucket],
+    counts: Sequence[Int[np.ndarray, " _"]],
+    batches: Sequence[tuple[int, Int[np.ndarray, " _"]]],
+) -> float:
+    """The share of slots that hold no neighbour, over given batches."""
+    slots = sum(buckets[place].layout.slots for place, _ in batches)
+    pairs = sum(counts[frame].sum() for _, frames in batches for frame in frames)
+    return 1 - float(pairs) / slots if slots else 0.0
+
+
+# -- choosing --------------------------------------------------------------------------------------
+
+
+def _split(sizes: np.ndarray, number: int) -> list[tuple[int, int]]:
+    """Cut sorted sizes in ``number`` ranges, minimising the sum of (largest size x members)."""
+    edges = np.unique(np.linspace(0, len(sizes), min(len(sizes), 256) + 1).astype(int))
+    cost = sizes[edges[1:] - 1].astype(float)  # the largest size if a range ends at edges[1:]
+    starts, stops = edges[:-1], edges[1:]
+    # best[j]: cheapest partition of the first j cells
+    best = np.where(np.arange(len(edges)) == 0, 0.0, np.inf)
+    back = []
+    for _ in range(number):
+        trial = best[:-1, None] + (stops[None, :] - starts[:, None]) * cost[None, :]
+        trial[np.arange(len(starts))[:, None] > np.arange(len(stops))[None, :]] = np.inf
+        back.append(trial.argmin(axis=0))
+        best = np.concatenate([[np.inf], trial.min(axis=0)])
+    ranges, stop = [], len(edges) - 1
+    for choice in reversed(back):
+        start = int(choice[stop - 1])
+        ranges.append((int(edges[start]), int(edges[stop])))
+        stop = start
+    return ranges[::-1]
+
+
+def _plan(
+    members: np.ndarray,
+    counts: Sequence[np.ndarray],
+    batch_size: int,
+    *,
+    groups: int,
+    block_slots: int,
+    good_enough: float,
+    seed: int,
+) -> Bucket:
+    """The layout that packs the members with few slots per epoch, and few groups."""
+    batch_size = min(batch_size, len(members))
+    sample = _sampled_profiles(members, counts, batch_size, seed)
+    alone = _profile([counts[frame] for frame in members], sample.shape[1])
+    pairs = sum(counts[frame].sum() for frame in members)
+    best: Bucket | None = None
+    best_slots = np.inf
+    for number in range(1, groups + 1):
+        for quantile in (0.5, 0.6, 0.7, 0.85, 1.0):
+            # every frame must fit alone, most batches should
+            envelope = np.maximum(np.quantile(sample, quantile, axis=0, method="higher"), alone)
+            layout = Layout(batch_size, _cut(envelope, number, block_slots))
+            bucket = Bucket(layout, members, layout.demands([counts[frame] for frame in members]))
+            slots = _slots_per_epoch(bucket, seed)
+            if slots < best_slots:
+                best, best_slots = bucket, slots
+        if pairs >= (1 - good_enough) * best_slots:
+            break
+    assert best is not None
+    return best
+
+
+def _sampled_profiles(
+    members: np.ndarray, counts: Sequence[np.ndarray], batch_size: int, seed: int
+) -> np.ndarray:
+    """Neighbour counts of random batches, sorted, descending: [samples, rows]; −1 beyond a batch."""
+    random = np.random.default_rng(seed)
+    batches: list[np.ndarray] = []
+    while len(batches) < 200:
+        order = random.permutation(members)
+        full = len(order) // batch_size * batch_size
+        batches += list(order[:full].reshape(-1, batch_size))
+    merged = [
+        np.sort(np.concatenate([counts[frame] for frame in batch]))[::-1] for batch in batches[:400]
+    ]
+    rows = max(*(len(batch) for batch in merged), *(len(counts[frame]) for frame in members), 1)
+    return np.stack([np.pad(batch, (0, rows - len(batch)), constant_values=-1) for batch in merged])
+
+
+def _profile(counts: Sequence[np.ndarray], rows: int) -> np.ndarray:
+    """The largest count at each rank over single frames."""
+    profile = np.full(rows, -1)
+    for count in counts:
+        ranked = np.sort(count)[::-1]
+        profile[: len(ranked)] = np.maximum(profile[: len(ranked)], ranked)
+    return profile
+
+
+def _cut(envelope: np.ndarray, groups: int, block_slots: int) -> tuple[Group, ...]:
+    """Cut a descending envelope in groups with the fewest slots (dynamic programming)."""
+    envelope = envelope[envelope >= 0]
+    edges = np.unique(np.linspace(0, len(envelope), min(len(envelope), 512) + 1).astype(int))
+    # no atom at all, or none with a neighbour: one slot keeps every shape valid
+    widths = np.maximum(envelope[edges[:-1]], 1).astype(int) if len(envelope) else np.ones(1, int)
+    if not len(envelope):
+        return (Group(1, 1, 1),)
+    starts, stops = edges[:-1], edges[1:]
+    best = np.where(np.arange(len(edges)) == 0, 0.0, np.inf)
+    back = []
+    for _ in range(min(groups, len(starts))):
+        trial = best[:-1, None] + (stops[None, :] - starts[:, None]) * widths[:, None]
+        trial[np.arange(len(starts))[:, None] > np.arange(len(stops))[None, :]] = np.inf
+        back.append(trial.argmin(axis=0))
+        best = np.concatenate([[np.inf], trial.min(axis=0)])
+    chosen, stop = [], len(edges) - 1
+    for choice in reversed(back):
+        start = int(choice[stop - 1])
+        rows, width = int(edges[stop] - edges[start]), int(widths[start])
+        chosen.append(_block(rows, width, block_slots))
+        stop = start
+    return tuple(chosen[::-1])
+
+
+def _block(rows: int, width: int, block_slots: int) -> Group:
+    """Cut rows in equal blocks of about ``block_slots`` slots, with the fewest rows left over."""
+    ideal = rows * width / block_slots
+    choices = range(max(1, int(0.7 * ideal)), max(1, int(1.4 * ideal)) + 1)
+    blocks = min(choices, key=lambda blocks: (-(-rows // blocks) * blocks, abs(blocks - ideal)))
+    return Group(blocks, -(-rows // blocks), width)
+
+
+def _slots_per_epoch(bucket: Bucket, seed: int) -> float:
+    """Slots of an epoch, estimated from one packing of (at most 1000) members."""
+    random = np.random.default_rng(seed + 1)
+    order = random.permutation(len(bucket.frames))[:1000]
+    return bucket.layout.slots * len(bucket.pack(order, random)) * len(bucket.frames) / len(order)
+
+
+def _balance(
+    table: np.ndarray, demands: np.ndarray, capacity: np.ndarray, random: np.random.Generator
+) -> list[int]:
+    """Swap members between batches until all fit; members that cannot be placed are taken out.
+
+    Args:
+        table: [batches, frames] members, −1 for nobody; changed in place.
+        demands: [members + 1, groups]; the last row (of nobody) is zero.
+        capacity: [groups].
+        random: for the candidates of swaps.
+
+    Returns:
+        The members taken out.
+    """
+    used = demands[table].sum(axis=1)
+
+    def excess(used: np.ndarray) -> np.ndarray:
+        return (np.maximum(used - capacity, 0) / capacity).sum(axis=-1)
+
+    batches, most = table.shape
+    taken_out: list[int] = []
+    for batch in np.flatnonzero(excess(used) > 0):
+        for _ in range(2 * most):
+            before = excess(used[batch])
+            if before == 0:
+                break
+            other = random.integers(batches, size=64)
+            place = random.integers(most, size=64)
+            # change[m, c]: what `batch` gains by swapping its member m for the candidate c
+            change = demands[table[other, place]][None] - demands[table[batch]][:, None]
+            after = excess(used[batch] + change) + excess(used[other][None] - change)
+            gain = before + excess(used[other])[None] - after
+            gain[:, other == batch] = 0
+            mine, candidate = np.unravel_index(gain.argmax(), gain.shape)
+            if gain[mine, candidate] <= 0:
+                continue
+            theirs = other[candidate], place[candidate]
+            used[batch] += change[mine, candidate]
+            used[theirs[0]] -= change[mine, candidate]
+            table[batch, mine], table[theirs] = table[theirs], table[batch, mine]
+    for batch in np.flatnonzero(excess(used) > 0):
+        for place in np.argsort(-demands[table[batch]].sum(axis=1)):
+            if excess(used[batch]) == 0:
+                break
+            taken_out.append(int(table[batch, place]))
+            used[batch] -= demands[table[batch, place]]
+            table[batch, place] = -1
+    return [member for member in taken_out if member >= 0]

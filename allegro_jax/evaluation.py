@@ -1,0 +1,214 @@
+"""A model on many frames: predictions, and errors against labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from allegro_jax.data.batches import assemble, prefetch
+from allegro_jax.data.dataset import build_dataset
+from allegro_jax.data.frames import DataError, Frame, LabelKeys, read_frames
+from allegro_jax.data.layout import plan_buckets, shuffled_batches
+from allegro_jax.model_file import Model
+from allegro_jax.train.gradient import predict
+
+# Slots per batch, and per block within it: large enough to keep all cores busy.
+BATCH_SLOTS, BLOCK_SLOTS = 8192, 1024
+# Frames whose neighbourhoods are held in memory at once.
+CHUNK_PAIRS = 20_000_000
+
+
+def predict_frames(
+    model: Model, frames: Sequence[Frame], *, dtype: str = "float32"
+) -> list[dict[str, Any]]:
+    """Predictions for every frame, in padded batches (one compilation per bucket of sizes).
+
+    Args:
+        model: the model.
+        frames: structures; their labels are not used.
+        dtype: arithmetic of the network, ``"float32"`` or ``"float64"``.
+
+    Returns:
+        For each frame ``energy`` (eV, with reference energies), ``forces`` [N, 3] (eV/Å), ``energies``
+        [N] (eV), and where the frame has a volume ``stress`` [3, 3] (eV/Å³, ASE sign).
+
+    Raises:
+        DataError: a species that the model does not know, overlapping atoms.
+    """
+    if dtype not in ("float32", "float64"):
+        raise ValueError(f"dtype: {dtype!r} is neither float32 nor float64")
+    potential = model.potential
+    results: list[dict[str, Any]] = []
+    with jax.enable_x64(dtype == "float64"):
+        params = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), potential.params)
+        run = jax.jit(lambda params, batch: predict(potential, params, batch))
+        for chunk in _chunks(frames, potential.cutoff):
+            results += _predict_chunk(model, chunk, params, run, np.dtype(dtype))
+    return results
+
+
+def evaluate(
+    model: Model,
+    paths: str | Path | Sequence[str | Path],
+    *,
+    dtype: str = "float32",
+    keys: LabelKeys = LabelKeys(),
+    output: str | Path | None = None,
+) -> dict[str, Any]:
+    """Errors of a model on labelled files.
+
+    Args:
+        model: the model.
+        paths: files in any format ASE reads; labels may be absent.
+        dtype: arithmetic of the network.
+        keys: names of the labels.
+        output: an extended XYZ file to write the predictions to (energy, forces, stress and
+            per-atom ``energies`` in ASE's conventions).
+
+    Returns:
+        ``energy_mae``, ``energy_rmse`` (eV per frame), ``energy_per_atom_mae``,
+        ``energy_per_atom_rmse`` (eV/atom), ``forces_mae``, ``forces_rmse`` (eV/Å, over Cartesian
+        components), ``stress_mae``, ``stress_rmse`` (eV/Å³, over the six independent components),
+        each only where a frame carries the label; ``frames``, ``atoms``, and ``energy_count``,
+        ``forces_count``, ``stress_count`` (how many frames carry it); and the same for every file
+        under ``files``.
+
+    Raises:
+        DataError: a file or frame that cannot be used.
+    """
+    if isinstance(paths, str | Path):
+        paths = [paths]
+    frames = read_frames(paths, keys, species=model.species, require_labels=False)
+    predictions = predict_frames(model, frames, dtype=dtype)
+    if output is not None:
+        write_predictions(output, frames, predictions)
+    report = errors_of(frames, predictions)
+    report["files"] = {}
+    for path in paths:
+        members = [place for place, frame in enumerate(frames) if frame.source == str(Path(path))]
+        report["files"][str(path)] = errors_of(
+            [frames[place] for place in members], [predictions[place] for place in members]
+        )
+    return report
+
+
+def errors_of(
+    frames: Sequence[Frame], predictions: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Mean errors over all frames that carry a label, as :func:`evaluate` describes them."""
+    differences: dict[str, list[np.ndarray]] = {
+        name: [] for name in ("energy", "energy_per_atom", "forces", "stress")
+    }
+    for frame, predicted in zip(frames, predictions, strict=True):
+        if frame.energy is not None:
+            error = np.asarray([predicted["energy"] - frame.energy])
+            differences["energy"].append(error)
+            differences["energy_per_atom"].append(error / max(len(frame), 1))
+        if frame.forces is not None:
+            differences["forces"].append(np.ravel(predicted["forces"] - frame.forces))
+        if frame.stress is not None and "stress" in predicted:
+            error = predicted["stress"] - frame.stress
+            differences["stress"].append(full_3x3_to_voigt_6_stress(error))
+    report: dict[str, Any] = {"frames": len(frames), "atoms": sum(len(frame) for frame in frames)}
+    for name, pieces in differences.items():
+        if name != "energy_per_atom":
+            report[f"{name}_count"] = len(pieces)
+        error = np.concatenate([*pieces, np.zeros(0)])
+        if error.size:
+            report[f"{name}_mae"] = float(np.abs(error).mean())
+            report[f"{name}_rmse"] = float(np.sqrt(np.mean(error**2)))
+    return report
+
+
+def write_report(path: str | Path, report: Mapping[str, Any]) -> None:
+    """Write errors as JSON."""
+    Path(path).write_text(json.dumps(report, indent=2) + "\n")
+
+
+def write_predictions(
+    path: str | Path, frames: Sequence[Frame], predictions: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write structures with predicted energy, forces, stress and per-atom energies."""
+    images: list[Atoms] = []
+    for frame, predicted in zip(frames, predictions, strict=True):
+        atoms = frame.to_atoms()
+        results = {name: predicted[name] for name in ("energy", "forces", "energies")}
+        if "stress" in predicted:
+            results["stress"] = full_3x3_to_voigt_6_stress(predicted["stress"])
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        images.append(atoms)
+    write(path, images, format="extxyz")
+
+
+def _chunks(frames: Sequence[Frame], cutoff: float) -> list[list[Frame]]:
+    """Frames in pieces whose pairs fit in memory; a dense solid has about 0.1 atoms per Å³."""
+    per_atom = max(1.0, 0.1 * 4.2 * cutoff**3)
+    chunks: list[list[Frame]] = [[]]
+    pairs = 0.0
+    for frame in frames:
+        if chunks[-1] and pairs + len(frame) * per_atom > CHUNK_PAIRS:
+            chunks.append([])
+            pairs = 0.0
+        chunks[-1].append(frame)
+        pairs += len(frame) * per_atom
+    return [chunk for chunk in chunks if chunk]
+
+
+def _predict_chunk(
+    model: Model,
+    frames: Sequence[Frame],
+    params: Any,
+    run: Callable[[Any, Any], Any],
+    dtype: np.dtype,
+) -> list[dict[str, Any]]:
+    potential = model.potential
+    data = build_dataset(
+        frames, potential.species, potential.cutoff, potential.pair_cutoffs, dtype=dtype
+    )
+    counts = np.split(data.neighbour_counts, data.atom_start[1:-1])
+    mean_slots = max(1.0, data.neighbour_counts.sum() / len(data))
+    batch_size = int(np.clip(BATCH_SLOTS / mean_slots, 1, 64))
+    # every group of rows costs compile time, which only a larger job repays
+    groups = 4 if data.neighbour_counts.sum() > 4_000_000 else 2
+    buckets = plan_buckets(counts, batch_size, groups=groups, block_slots=BLOCK_SLOTS)
+    per_species = np.asarray(potential.reference_energies, float)
+    no_reference = np.zeros(len(data))
+
+    def make(item: tuple[int, np.ndarray]) -> Any:
+        place, members = item
+        return assemble(data, members, buckets[place].layout, no_reference)
+
+    results: list[dict[str, Any]] = [{} for _ in frames]
+    for assembled in prefetch(make, shuffled_batches(buckets, 0, 0, shuffle=False)):
+        found = jax.device_get(run(params, assembled.batch))
+        sites = found.site_energies[assembled.rows].astype(float)
+        sites += per_species[data.atom_species[assembled.atoms]]
+        forces = found.forces[assembled.rows].astype(float)
+        ends = np.cumsum(data.atom_counts[assembled.frames])[:-1]
+        for place, (frame, energies, force) in enumerate(
+            zip(assembled.frames, np.split(sites, ends), np.split(forces, ends), strict=True)
+        ):
+            results[frame] = {"energy": float(energies.sum()), "forces": force, "energies": energies}
+            volume = data.volumes[frame]
+            if volume > 0 and frames[frame].pbc.any():
+                results[frame]["stress"] = found.virials[place].astype(float) / volume
+    return results
+
+
+__all__ = [
+    "DataError",
+    "errors_of",
+    "evaluate",
+    "predict_frames",
+    "write_predictions",
+    "write_report",
+]

@@ -1,0 +1,163 @@
+"""Predictions of a batch, and the exact gradient of a loss on them, block by block.
+
+The loss depends on energies E_f, forces F and stress, which depend on the weights θ through the site
+energies E_i(θ, v_i) and the pair gradients g_i = ∂E_i/∂v_i; everything after them is linear and
+cheap. So the gradient needs two passes over blocks of atoms, neither of which keeps activations:
+
+1. E_i and g_i of every block; then the loss L, and its cotangents ē_i = ∂L/∂E_i and c_i = ∂L/∂g_i.
+2. dL/dθ = Σ_i ∂/∂θ [ē_i E_i(θ, v_i) + c_i·g_i(θ, v_i)], where c_i·g_i = d/dε E_i(θ, v_i + ε c_i) at
+   ε = 0: one forward-mode derivative, differentiated in reverse mode.
+
+Memory is that of one block, whatever the batch, and blocks stay in cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from allegro_jax.data.batches import Batch, RowGroup
+from md.local_potential import LocalPotential
+
+Params = Any
+
+
+class Prediction(NamedTuple):
+    """What a potential says of a batch.
+
+    Attributes:
+        energies: eV per frame, without reference energies.
+        forces: eV/Å per row.
+        virials: eV per frame, Σ v ⊗ ∂E/∂v = V · stress (ASE sign).
+        site_energies: eV per row.
+    """
+
+    energies: Float[Array, " frames"]
+    forces: Float[Array, "rows 3"]
+    virials: Float[Array, "frames 3 3"]
+    site_energies: Float[Array, " rows"]
+
+
+class Sites(NamedTuple):
+    """Site energies and their gradients, per group: [blocks, rows] and [blocks, rows, width, 3]."""
+
+    energies: tuple[Float[Array, "blocks rows"], ...]
+    gradients: tuple[Float[Array, "blocks rows width 3"], ...]
+
+
+def evaluate_sites(potential: LocalPotential, params: Params, batch: Batch) -> Sites:
+    """Site energies and pair gradients of a batch, one block of rows after another."""
+
+    def block(_: None, inputs: tuple[Array, Array, Array, Array]) -> tuple[None, Any]:
+        vectors, *rest = inputs
+
+        def total(vectors: Array) -> tuple[Array, Array]:
+            energies = potential.site_energies(params, vectors, *rest)
+            return energies.sum(), energies
+
+        (_, energies), gradients = jax.value_and_grad(total, has_aux=True)(vectors)
+        return None, (energies, gradients)
+
+    pieces = [
+        jax.lax.scan(block, None, (group.vectors, *rest))[1]
+        for group, rest in zip(batch.groups, _slots(batch), strict=True)
+    ]
+    return Sites(tuple(energy for energy, _ in pieces), tuple(grad for _, grad in pieces))
+
+
+def predict_from_sites(sites: Sites, batch: Batch) -> Prediction:
+    """Energies, forces and virials: linear in the sites."""
+    frames = batch.atoms.shape[0]
+    energies = jnp.concatenate([energy.reshape(-1) for energy in sites.energies])
+    own = jnp.concatenate([grad.sum(axis=2).reshape(-1, 3) for grad in sites.gradients])
+    forces = own
+    for group, grad in zip(batch.groups, sites.gradients, strict=True):
+        forces = forces.at[group.neighbours.reshape(-1)].add(-grad.reshape(-1, 3))
+    virials = jnp.concatenate(
+        [
+            jnp.einsum("brka,brkc->brac", group.vectors, grad).reshape(-1, 3, 3)
+            for group, grad in zip(batch.groups, sites.gradients, strict=True)
+        ]
+    )
+    virials = jax.ops.segment_sum(virials, batch.frame, frames)
+    return Prediction(
+        energies=jax.ops.segment_sum(energies, batch.frame, frames),
+        forces=forces,
+        virials=(virials + virials.swapaxes(1, 2)) / 2,
+        site_energies=energies,
+    )
+
+
+def predict(potential: LocalPotential, params: Params, batch: Batch) -> Prediction:
+    """Energies (without reference energies), forces and virials of a batch."""
+    return predict_from_sites(evaluate_sites(potential, params, batch), batch)
+
+
+def loss_and_gradient(
+    potential: LocalPotential,
+    params: Params,
+    batch: Batch,
+    loss: Callable[[Prediction, Batch], tuple[Float[Array, ""], Any]],
+) -> tuple[tuple[Float[Array, ""], Any], Params]:
+    """Value, auxiliary output and gradient (with respect to ``params``) of a loss on a batch.
+
+    Args:
+        potential: the potential; its own weights are not used.
+        params: weights.
+        batch: frames with labels.
+        loss: from predictions to (value, auxiliary output).
+    """
+    sites = evaluate_sites(potential, params, batch)
+    value, pull_back, aux = jax.vjp(
+        lambda sites: loss(predict_from_sites(sites, batch), batch), sites, has_aux=True
+    )
+    (cotangents,) = pull_back(jnp.ones_like(value))
+
+    def block(gradient: Params, inputs: tuple[Array, ...]) -> tuple[Params, None]:
+        vectors, energy_cotangent, direction, *rest = inputs
+
+        def projected(params: Params) -> Array:
+            energies, derivatives = jax.jvp(
+                lambda vectors: potential.site_energies(params, vectors, *rest),
+                (vectors,),
+                (direction,),
+            )
+            return jnp.vdot(energy_cotangent, energies) + derivatives.sum()
+
+        return jax.tree.map(jnp.add, gradient, jax.grad(projected)(params)), None
+
+    gradient = jax.tree.map(jnp.zeros_like, params)
+    for group, energies, gradients, rest in zip(
+        batch.groups, cotangents.energies, cotangents.gradients, _slots(batch), strict=True
+    ):
+        gradient, _ = jax.lax.scan(block, gradient, (group.vectors, energies, gradients, *rest))
+    return (value, aux), gradient
+
+
+def _slots(
+    batch: Batch,
+) -> list[
+    tuple[
+        Bool[Array, "blocks rows width"],
+        Int[Array, "blocks rows"],
+        Int[Array, "blocks rows width"],
+    ]
+]:
+    """Mask, centre species and neighbour species of every group."""
+    slots, start = [], 0
+    for group in batch.groups:
+        blocks, rows, width = group.neighbours.shape
+        stop = start + blocks * rows
+        centre = batch.species[start:stop].reshape(blocks, rows)
+        neighbour = jnp.maximum(batch.species[group.neighbours], 0)
+        slots.append((_mask(group, width), centre, neighbour))
+        start = stop
+    return slots
+
+
+def _mask(group: RowGroup, width: int) -> Bool[Array, "blocks rows width"]:
+    return jnp.arange(width) < group.counts[..., None]

@@ -1,0 +1,109 @@
+"""What a user sees of a run: a live bar, a line per epoch, and metrics.csv."""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+COLUMNS = (
+    "epoch",
+    *(
+        f"{part}_{quantity}"
+        for part in ("train", "valid")
+        for quantity in (
+            "loss",
+            "energy_per_atom_mae",
+            "energy_per_atom_rmse",
+            "forces_mae",
+            "forces_rmse",
+            "stress_mae",
+            "stress_rmse",
+        )
+    ),
+    "learning_rate",
+    "seconds",
+)
+
+
+class Progress:
+    """A live bar on a terminal; elsewhere a line now and then."""
+
+    def __init__(self, epochs: int, done: int, steps_per_epoch: int, stream: TextIO | None = None):
+        self.stream = sys.stderr if stream is None else stream
+        self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
+        self.live = self.stream.isatty()
+        self.started, self.first = time.monotonic(), done
+        self.spoken = -1e9
+        self.bar = tqdm(
+            total=epochs * steps_per_epoch,
+            initial=done * steps_per_epoch,
+            file=self.stream,
+            disable=not self.live,
+            dynamic_ncols=True,
+            bar_format="{desc} |{bar}| {percentage:3.0f}% {elapsed}, {remaining} left {postfix}",
+        )
+        self.bar.set_description_str(f"epoch {done + 1}/{epochs}")
+
+    def step(self) -> None:
+        self.bar.update()
+
+    def epoch(self, row: Mapping[str, Any], best: int) -> None:
+        """Tell of a finished epoch."""
+        text = describe(row)
+        done = int(row["epoch"])
+        if self.live:
+            self.bar.set_description_str(f"epoch {min(done + 1, self.epochs)}/{self.epochs}")
+            self.bar.n = done * self.steps_per_epoch
+            self.bar.set_postfix_str(text)
+            return
+        now = time.monotonic()
+        if now - self.spoken < 10 and done not in (1, self.epochs):
+            return
+        self.spoken = now
+        left = (now - self.started) / max(done - self.first, 1) * (self.epochs - done)
+        print(
+            f"epoch {done}/{self.epochs}  {text}  best: epoch {best}  {_minutes(left)} left",
+            file=self.stream,
+            flush=True,
+        )
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def describe(row: Mapping[str, Any]) -> str:
+    """Losses and validation errors of an epoch, in a line."""
+    parts = [f"loss {row['train_loss']:.3g}, valid {row['valid_loss']:.3g}"]
+    for quantity, unit in (("energy_per_atom", "meV/atom"), ("forces", "meV/Å")):
+        value = row.get(f"valid_{quantity}_rmse")
+        if value is not None:
+            parts.append(f"{quantity.split('_')[0]} {1000 * value:.3g} {unit}")
+    value = row.get("valid_stress_rmse")
+    if value is not None:
+        parts.append(f"stress {1000 * value:.3g} meV/Å³")
+    return ": ".join([parts[0], " ".join(parts[1:])]) if len(parts) > 1 else parts[0]
+
+
+def write_metrics(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write ``metrics.csv`` anew: epochs as rows, empty where there are no labels."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def append_metrics(path: Path, row: Mapping[str, Any]) -> None:
+    with path.open("a", newline="") as file:
+        csv.DictWriter(file, COLUMNS, extrasaction="ignore").writerow(row)
+
+
+def _minutes(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
