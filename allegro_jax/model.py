@@ -244,9 +244,7 @@ def _two_body_embedding(
     if config.radial_basis == "spline":
         basis = radial.spline_basis(edges.x, config.num_splines, config.spline_span)
         basis = jnp.where(edges.inside[..., None], basis, 0).astype(dtype)
-        pair = radial.pair_index(
-            edges.centre_species, edges.neighbour_species, config.num_species
-        )
+        pair = radial.pair_index(edges.centre_species, edges.neighbour_species, config.num_species)
         if config.num_species == 1:
             return basis @ params["spline"][0].T
         return jnp.einsum("nkds,nks->nkd", params["spline"][pair], basis)

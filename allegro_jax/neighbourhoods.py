@@ -203,7 +203,9 @@ def dense(
     largest = int(counts.max(initial=0))
     width = max(largest, 1) if width is None else width
     if largest > width:
-        raise ValueError(f"an atom has {largest} neighbours, more than the {width} slots of its row")
+        raise ValueError(
+            f"an atom has {largest} neighbours, more than the {width} slots of its row"
+        )
     slot = np.arange(len(pairs.centre)) - (np.cumsum(counts) - counts)[pairs.centre]
     neighbours = np.zeros((num_atoms, width), np.int32)
     vectors = np.zeros((num_atoms, width, 3))

@@ -91,9 +91,7 @@ class TensorProduct:
 
 
 @functools.cache
-def tensor_products(
-    l_max: int, parity: bool, num_layers: int
-) -> tuple[TensorProduct, ...]:
+def tensor_products(l_max: int, parity: bool, num_layers: int) -> tuple[TensorProduct, ...]:
     """The product of every layer, with unreachable and useless irreps dropped.
 
     Features start as harmonics; a layer may produce every irrep up to ``l_max`` (of both parities if

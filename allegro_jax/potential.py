@@ -1,0 +1,215 @@
+"""An Allegro potential as the engine sees it, and its evaluation for one structure at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ase import Atoms
+from flax import struct
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from allegro_jax import model
+from allegro_jax.config import AllegroConfig
+from allegro_jax.neighbourhoods import dense, neighbour_pairs
+from md.evaluation import (
+    Evaluation,
+    evaluate_vectors,
+    neighbour_virials,
+    pair_gradients,
+    total_energy,
+)
+
+
+@struct.dataclass
+class AllegroPotential:
+    """Weights and hyperparameters: a :class:`md.local_potential.LocalPotential`.
+
+    Attributes:
+        params: weights, the pytree's leaves.
+        config: hyperparameters, static.
+    """
+
+    params: model.Params
+    config: AllegroConfig = struct.field(pytree_node=False)
+
+    @property
+    def species(self) -> tuple[str, ...]:
+        return self.config.species
+
+    @property
+    def cutoff(self) -> float:
+        return self.config.cutoff
+
+    @property
+    def pair_cutoffs(self) -> tuple[tuple[float, ...], ...] | None:
+        return self.config.pair_cutoffs
+
+    @property
+    def reference_energies(self) -> tuple[float, ...]:
+        return self.config.per_species("species_shifts")
+
+    @property
+    def bytes_per_slot(self) -> int:
+        """Memory that the value and gradient of one slot take, estimated from the features' widths."""
+        config = self.config
+        harmonics = (config.l_max + 1) ** 2
+        tensor = config.num_tensor_features * harmonics * (2 if config.parity else 1)
+        hidden = sum(config.latent_hidden) + 2 * config.num_scalar_features
+        per_layer = 3 * tensor + 4 * hidden
+        return 4 * (per_layer * (config.num_layers + 1) + 4 * sum(config.two_body_hidden))
+
+    def site_energies(
+        self,
+        params: Any,
+        vectors: Float[Array, "n K 3"],
+        mask: Bool[Array, "n K"],
+        centre_species: Int[Array, " n"],
+        neighbour_species: Int[Array, "n K"],
+    ) -> Float[Array, " n"]:
+        return model.site_energies(
+            params, self.config, vectors, mask, centre_species, neighbour_species
+        )
+
+    def astype(self, dtype: Any) -> AllegroPotential:
+        """The same potential with weights of another floating type."""
+        return self.replace(params=jax.tree.map(lambda x: jnp.asarray(x, dtype), self.params))
+
+
+def species_indices(symbols: Any, species: tuple[str, ...]) -> np.ndarray:
+    """Indices into ``species`` of the given chemical symbols.
+
+    Raises:
+        ValueError: a symbol is not among the species of the model; it is named.
+    """
+    index = {symbol: i for i, symbol in enumerate(species)}
+    unknown = sorted(set(symbols) - set(index))
+    if unknown:
+        raise ValueError(f"species: the model knows {', '.join(species)}, not {', '.join(unknown)}")
+    return np.array([index[symbol] for symbol in symbols], np.int32)
+
+
+class SinglePoint:
+    """Energy, forces, stress and per-atom energies of one structure after another.
+
+    Neighbourhoods are built on the host in float64; arrays are padded to capacities that only grow,
+    so that a sequence of similar structures compiles once.
+
+    Args:
+        potential: an Allegro potential (or any local potential).
+        dtype: of the evaluation; by default that of the weights. float64 needs
+            ``jax.enable_x64(True)`` around the calls.
+        block_size: atoms evaluated at once; chosen by :mod:`md.evaluation` if not given.
+    """
+
+    def __init__(self, potential: Any, dtype: Any = None, block_size: int | None = None) -> None:
+        leaves = jax.tree.leaves(potential.params)
+        if dtype is None:
+            dtype = leaves[0].dtype if leaves else jnp.float32
+        self.dtype = np.dtype(dtype)
+        self.potential = potential.replace(
+            params=jax.tree.map(lambda leaf: np.asarray(leaf, self.dtype), potential.params)
+        )
+        self.block_size = block_size
+        self.atoms_capacity = 0
+        self.slots_capacity = 0
+        self.compilations = 0
+        self._evaluate = jax.jit(self._traced, static_argnames="virials")
+
+    def __call__(self, atoms: Atoms, *, virials: bool = False) -> dict[str, Any]:
+        """Evaluate one structure.
+
+        Args:
+            atoms: any cell and periodicity.
+            virials: also the per-atom virials (on the neighbours; see
+                :func:`md.evaluation.neighbour_virials`).
+
+        Returns:
+            ``energy`` (eV), ``forces`` [N, 3] (eV/Å), ``energies`` [N] (eV, reference energies
+            included); ``stress`` [6] (eV/Å³, ASE's sign and Voigt order) where the cell has a volume
+            and all directions are periodic; ``virials`` [N, 3, 3] (eV) if asked for; and
+            ``shortest_distances`` [T, T] (Å, by species pair; infinite where there is none).
+
+        Raises:
+            ValueError: unknown species, positions or cell that make no sense, or a result that is
+                not finite.
+        """
+        potential, n = self.potential, len(atoms)
+        species = species_indices(atoms.get_chemical_symbols(), potential.species)
+        pairs = neighbour_pairs(
+            atoms.positions, atoms.cell.array, atoms.pbc, potential.cutoff, species,
+            potential.pair_cutoffs,
+        )  # fmt: skip
+        counts = np.bincount(pairs.centre, minlength=n)
+        self._grow(n, int(counts.max(initial=0)))
+        rows, slots = self.atoms_capacity, self.slots_capacity
+        neighbours, vectors, mask = dense(pairs, rows, slots)
+        padded_species = np.full(rows, -1, np.int32)
+        padded_species[:n] = species
+        result, per_atom = self._evaluate(
+            potential, vectors.astype(self.dtype), neighbours, mask, padded_species, virials=virials
+        )
+
+        references = np.asarray(potential.reference_energies)[species]
+        out = {
+            "energy": total_energy(
+                result.site_energies, padded_species, potential.reference_energies
+            ),
+            "forces": np.asarray(result.forces, np.float64)[:n],
+            "energies": np.asarray(result.site_energies, np.float64)[:n] + references,
+        }
+        if not (np.isfinite(out["energy"]) and np.isfinite(out["forces"]).all()):
+            broken = ~np.isfinite(out["forces"]).all(axis=1) | ~np.isfinite(out["energies"])
+            atom = int(np.argmax(broken)) if broken.any() else 0
+            raise ValueError(
+                f"the energy or forces are not finite, first at atom {atom}: "
+                "two atoms may be in one place"
+            )
+        if atoms.pbc.all() and atoms.cell.volume > 0:
+            virial = np.asarray(result.virial, np.float64)
+            stress = (virial + virial.T) / 2 / atoms.cell.volume
+            out["stress"] = stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+        if virials:
+            out["virials"] = np.asarray(per_atom, np.float64)[:n]
+        out["shortest_distances"] = shortest_distances(pairs, species, len(potential.species))
+        return out
+
+    def _traced(
+        self,
+        potential: Any,
+        vectors: Array,
+        neighbours: Array,
+        mask: Array,
+        species: Array,
+        virials: bool,
+    ) -> tuple[Evaluation, Array | None]:
+        self.compilations += 1  # runs at trace time only
+        result = evaluate_vectors(
+            potential, vectors, neighbours, mask, species, block_size=self.block_size
+        )
+        per_atom = None
+        if virials:
+            neighbour_species = jnp.maximum(species[neighbours], 0)
+            _, gradients = pair_gradients(potential, vectors, mask, species, neighbour_species)
+            per_atom = neighbour_virials(vectors, gradients, neighbours, mask)
+        return result, per_atom
+
+    def _grow(self, num_atoms: int, num_slots: int) -> None:
+        """Raise the capacities where needed, with some room, in steps that keep shapes few."""
+        if num_atoms > self.atoms_capacity:
+            grown = int(num_atoms * 1.1) if self.atoms_capacity else num_atoms
+            self.atoms_capacity = max(grown, 1)
+        if num_slots > self.slots_capacity or not self.slots_capacity:
+            self.slots_capacity = max(-(-int(num_slots * 1.15 + 1) // 4) * 4, 4)
+
+
+def shortest_distances(pairs: Any, species: np.ndarray, num_species: int) -> np.ndarray:
+    """The shortest distance of every species pair, Å, symmetric; infinite where there is none."""
+    table = np.full((num_species, num_species), np.inf)
+    if len(pairs.centre):
+        distances = np.linalg.norm(pairs.vectors, axis=1)
+        np.minimum.at(table, (species[pairs.centre], species[pairs.neighbour]), distances)
+    return np.minimum(table, table.T)

@@ -1,0 +1,230 @@
+"""Energies, forces and virials of any local potential, evaluated in blocks of atoms.
+
+A site energy depends on one atom's neighbours alone, so the value and gradient of a block of atoms
+need no other block: memory is that of one block, whatever the size of the system. The gradient with
+respect to the vectors, g_ik = ∂E_i/∂r_ik, then gives everything else by linear sums:
+
+    F_i = Σ_k g_ik − Σ_(j,k): neighbour(j,k)=i  g_jk        virial = Σ_ik r_ik ⊗ g_ik = dE/dε = V·σ
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from md import cells
+from md.local_potential import LocalPotential
+
+# Slots (atoms × neighbours) per block. On a CPU a block's activations should stay in cache; on an
+# accelerator a block should fill the device, within the memory that the block may take.
+CPU_SLOTS = 1024
+ACCELERATOR_BYTES = 4 * 2**30
+DEFAULT_BYTES_PER_SLOT = 16 * 2**10
+
+
+class Evaluation(NamedTuple):
+    """What one evaluation yields.
+
+    Attributes:
+        site_energies: eV, without the reference energies; 0 for padded atoms.
+        forces: −dE/dr, eV/Å.
+        virial: dE/dε = Σ r ⊗ g, eV; divided by the volume it is the stress (ASE's sign).
+    """
+
+    site_energies: Float[Array, " N"]
+    forces: Float[Array, "N 3"]
+    virial: Float[Array, "3 3"]
+
+
+def evaluate(
+    potential: LocalPotential,
+    positions: Float[Array, "N 3"],
+    cell: Float[Array, "3 3"],
+    species: Int[Array, " N"],
+    neighbours: Any,
+    *,
+    block_size: int | None = None,
+) -> Evaluation:
+    """Site energies, forces and virial from positions and a neighbour list.
+
+    Args:
+        potential: any local potential.
+        positions: Å.
+        cell: Å, rows are the lattice vectors.
+        species: index per atom, −1 for padding.
+        neighbours: ``.indices`` [N, K] (N in an empty slot) and ``.shifts`` [N, K, 3] (the neighbour
+            is at r_j + shift·cell), as :class:`md.neighbours.NeighbourList` has them.
+        block_size: atoms evaluated at once; by default :func:`default_block_size`.
+    """
+    n = positions.shape[0]
+
+    def vectors_of(
+        rows: Array, indices: Array, shifts: Array
+    ) -> tuple[Array, Array]:  # of one block
+        mask = indices < n
+        neighbour = jnp.where(mask, indices, 0)
+        vectors = cells.displacement(positions[neighbour], positions[rows][:, None], shifts, cell)
+        return jnp.where(mask[..., None], vectors, 0), mask
+
+    return _in_blocks(
+        potential, vectors_of, neighbours.indices, (neighbours.shifts,), species, block_size,
+        positions.dtype,
+    )  # fmt: skip
+
+
+def evaluate_vectors(
+    potential: LocalPotential,
+    vectors: Float[Array, "N K 3"],
+    neighbours: Int[Array, "N K"],
+    mask: Bool[Array, "N K"],
+    species: Int[Array, " N"],
+    *,
+    block_size: int | None = None,
+) -> Evaluation:
+    """The same from vectors that were formed elsewhere (on the host in float64, for instance)."""
+    indices = jnp.where(mask, neighbours, vectors.shape[0])
+
+    def vectors_of(rows: Array, indices: Array, block: Array) -> tuple[Array, Array]:
+        return block, indices < vectors.shape[0]
+
+    return _in_blocks(
+        potential, vectors_of, indices, (vectors,), species, block_size, vectors.dtype
+    )
+
+
+def pair_gradients(
+    potential: LocalPotential,
+    vectors: Float[Array, "n K 3"],
+    mask: Bool[Array, "n K"],
+    centre_species: Int[Array, " n"],
+    neighbour_species: Int[Array, "n K"],
+) -> tuple[Float[Array, " n"], Float[Array, "n K 3"]]:
+    """Site energies of one block and their gradients ∂E_i/∂r_ik."""
+
+    def total(vectors: Array) -> tuple[Array, Array]:
+        energies = potential.site_energies(
+            potential.params, vectors, mask, centre_species, neighbour_species
+        )
+        return jnp.sum(energies), energies
+
+    (_, energies), gradients = jax.value_and_grad(total, has_aux=True)(vectors)
+    return energies, gradients
+
+
+def _in_blocks(
+    potential: LocalPotential,
+    vectors_of: Callable[..., tuple[Array, Array]],
+    indices: Int[Array, "N K"],
+    extras: tuple[Array, ...],
+    species: Int[Array, " N"],
+    block_size: int | None,
+    dtype: Any,
+) -> Evaluation:
+    n, k = indices.shape
+    if n == 0:
+        zero = jnp.zeros((0,), dtype)
+        return Evaluation(zero, jnp.zeros((0, 3), dtype), jnp.zeros((3, 3), dtype))
+    if k == 0:  # XLA has no use for empty rows; one empty slot changes nothing
+        indices = jnp.full((n, 1), n, indices.dtype)
+        extras = tuple(jnp.zeros((n, 1, *x.shape[2:]), x.dtype) for x in extras)
+    if block_size is None:
+        block_size = default_block_size(n, indices.shape[1], potential)
+    blocks = math.ceil(n / block_size)
+    size = math.ceil(n / blocks)  # even blocks: less padding in the last
+    padding = blocks * size - n
+
+    def pad(array: Array, value: Any) -> Array:
+        widths = [(0, padding)] + [(0, 0)] * (array.ndim - 1)
+        padded = jnp.pad(array, widths, constant_values=value)
+        return padded.reshape(blocks, size, *array.shape[1:])
+
+    def step(carry: tuple[Array, Array], block: tuple[Array, ...]) -> tuple[Any, Array]:
+        forces, virial = carry
+        start, block_indices, block_species, *block_extras = block
+        rows = jnp.minimum(start + jnp.arange(size), n - 1)
+        vectors, mask = vectors_of(rows, block_indices, *block_extras)
+        neighbour_species = jnp.maximum(species[jnp.minimum(block_indices, n - 1)], 0)
+        energies, gradients = pair_gradients(
+            potential, vectors, mask, block_species, neighbour_species
+        )
+        # An empty slot's index is n, past the end: it is dropped. Padded rows have no gradient.
+        forces = forces.at[block_indices].add(-gradients, mode="drop")
+        forces = forces.at[rows].add(jnp.sum(gradients, axis=1))
+        virial = virial + jnp.einsum(
+            "nki,nkj->ij", vectors, gradients, precision=lax.Precision.HIGHEST
+        )
+        return (forces, virial), energies
+
+    carry = (jnp.zeros((n, 3), dtype), jnp.zeros((3, 3), dtype))
+    xs = (
+        jnp.arange(blocks) * size,
+        pad(indices, n),
+        pad(species, -1),
+        *(pad(x, 0) for x in extras),
+    )
+    if blocks == 1:
+        (forces, virial), energies = step(carry, jax.tree.map(lambda x: x[0], xs))
+    else:
+        (forces, virial), energies = lax.scan(step, carry, xs)
+    return Evaluation(energies.reshape(-1)[:n], forces, virial)
+
+
+def default_block_size(num_atoms: int, num_slots: int, potential: Any = None) -> int:
+    """Atoms per block, from the system, the device and its memory.
+
+    Args:
+        num_atoms: atoms in all.
+        num_slots: slots per atom.
+        potential: may state ``bytes_per_slot``, the memory that one slot's value and gradient take.
+    """
+    if jax.default_backend() == "cpu":
+        slots = CPU_SLOTS
+    else:
+        per_slot = getattr(potential, "bytes_per_slot", DEFAULT_BYTES_PER_SLOT)
+        slots = _accelerator_bytes() // per_slot
+    return int(min(max(slots // max(num_slots, 1), 1), max(num_atoms, 1)))
+
+
+def _accelerator_bytes() -> int:
+    """A quarter of the device's memory, where it tells, so that the rest of a program has room."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    limit = stats.get("bytes_limit")
+    return int(limit) // 4 if limit else ACCELERATOR_BYTES
+
+
+def total_energy(site_energies: Any, species: Any, reference_energies: Sequence[float]) -> float:
+    """The energy of all atoms, eV: summed on the host in float64, reference energies included."""
+    species = np.asarray(species)
+    sites = np.asarray(site_energies, np.float64)
+    references = np.asarray(reference_energies, np.float64)
+    return float(sites[species >= 0].sum() + references[species[species >= 0]].sum())
+
+
+def neighbour_virials(
+    vectors: Float[Array, "N K 3"],
+    gradients: Float[Array, "N K 3"],
+    neighbours: Int[Array, "N K"],
+    mask: Bool[Array, "N K"],
+) -> Float[Array, "N 3 3"]:
+    """Per-atom virials on the neighbours, W_j = −Σ_i r_ij ⊗ g_ij: the form that heat flux needs, eV.
+
+    The sum over all atoms is −V·σ. (Fan et al., Phys. Rev. B 92, 094301 (2015), eq. 22.)
+    """
+    products = jnp.where(mask[..., None, None], vectors[..., :, None] * gradients[..., None, :], 0)
+    indices = jnp.where(mask, neighbours, vectors.shape[0])
+    zeros = jnp.zeros((vectors.shape[0], 3, 3), vectors.dtype)
+    return zeros.at[indices].add(-products, mode="drop")
+
+
+def centre_virials(
+    vectors: Float[Array, "N K 3"], gradients: Float[Array, "N K 3"]
+) -> Float[Array, "N 3 3"]:
+    """Per-atom virials on the centres, −Σ_j r_ij ⊗ g_ij: minus each site energy's strain derivative."""
+    return -jnp.einsum("nki,nkj->nij", vectors, gradients, precision=lax.Precision.HIGHEST)
