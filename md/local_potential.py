@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 
+@runtime_checkable
 class LocalPotential(Protocol):
     """An energy that is a sum of site energies, each a function of one atom's neighbours alone.
 
