@@ -24,12 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as serialise
 
 from allegro_jax import __version__
 from allegro_jax.config import AllegroConfig
 from allegro_jax.model import init
-from allegro_jax.neighbourhoods import neighbour_pairs
 from allegro_jax.potential import AllegroPotential, SinglePoint
 
 FORMAT_VERSION = 1
@@ -80,7 +79,9 @@ class Model:
         return np.array([[known.get(_pair(a, b), 0.0) for b in self.species] for a in self.species])
 
     def __call__(self, atoms: Atoms) -> dict[str, Any]:
-        return self._single_point(atoms)
+        results = self._single_point(atoms)
+        del results["shortest_distances"]
+        return results
 
     @cached_property
     def _single_point(self) -> SinglePoint:
@@ -115,7 +116,7 @@ def save(path: str | os.PathLike[str], model: Model) -> Path:
         raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(tensors, temporary, header)
+        temporary.write_bytes(serialise(tensors, header))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -150,39 +151,6 @@ def load(path: str | os.PathLike[str]) -> Model:
     content = json.loads(header["model"])
     config = AllegroConfig.from_dict(content.pop("config"))
     return Model(AllegroPotential(_parameters(path, tensors, config), config), content)
-
-
-def closer_than_trained(
-    atoms: Atoms, shortest_distances: Mapping[tuple[str, str], float]
-) -> str | None:
-    """What to tell a user when two atoms are closer than any such pair in the training data.
-
-    Args:
-        atoms: the structure.
-        shortest_distances: :attr:`Model.shortest_distances`, Å.
-
-    Returns:
-        The message about the pair that is farthest below its limit, or None when there is none.
-    """
-    if not shortest_distances:
-        return None
-    pairs = neighbour_pairs(
-        atoms.positions, atoms.cell.array, atoms.pbc, max(shortest_distances.values())
-    )
-    symbols = atoms.get_chemical_symbols()
-    worst, message = 1.0, None
-    distances = np.linalg.norm(pairs.vectors, axis=1)
-    for i, j, distance in zip(pairs.centre, pairs.neighbour, distances, strict=True):
-        pair = _pair(symbols[i], symbols[j])
-        limit = shortest_distances.get(pair, 0.0)
-        if distance < worst * limit:
-            worst = distance / limit
-            message = (
-                f"atoms {i} and {j} ({'-'.join(pair)}) are {distance:.2f} Å apart, closer than any "
-                f"such pair in the training data ({limit:.2f} Å): the model extrapolates, and its "
-                "forces may be wrong"
-            )
-    return message
 
 
 def _pair(first: str, second: str) -> tuple[str, str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import install_import_hook
 
@@ -12,6 +14,7 @@ install_import_hook(["allegro_jax", "md"], "beartype.beartype")
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from ase import Atoms  # noqa: E402
 
@@ -53,13 +56,26 @@ def tiny_config() -> AllegroConfig:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tiny_config):
-    """An untrained model of ``tiny_config`` (float32), for molecules and crystals of H and O."""
+def random_params() -> Callable[..., Any]:
+    """Weights of a configuration without compiling a random generator for each of their shapes."""
     from allegro_jax.model import init
+
+    def draw(config: AllegroConfig, dtype: Any = np.float32) -> Any:
+        rng = np.random.default_rng(0)
+        shapes = jax.eval_shape(lambda key: init(key, config), jax.random.key(0))
+        return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(dtype), shapes)
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_config, random_params) -> Any:
+    """An untrained model of ``tiny_config`` (float32), for molecules and crystals of H and O."""
     from allegro_jax.model_file import Model
     from allegro_jax.potential import AllegroPotential
 
-    return Model(AllegroPotential(init(jax.random.key(0), tiny_config), tiny_config))
+    params = jax.tree.map(jax.numpy.asarray, random_params(tiny_config))
+    return Model(AllegroPotential(params, tiny_config))
 
 
 @pytest.fixture

@@ -7,8 +7,11 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import jax
+import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
+from jaxtyping import Float
 
 from allegro_jax import model_file
 from allegro_jax.potential import SinglePoint
@@ -24,8 +27,7 @@ class AllegroCalculator(Calculator):
 
     Args:
         model: a model, or the path of a model file.
-        dtype: ``"float32"`` or ``"float64"`` (which needs ``jax.enable_x64``) of the arithmetic;
-            default that of the weights.
+        dtype: ``"float32"`` or ``"float64"``, of the arithmetic; default that of the weights.
         block_size: atoms evaluated at a time, which bounds the memory; default by system and model.
         kwargs: what :class:`ase.calculators.calculator.Calculator` takes.
     """
@@ -51,7 +53,8 @@ class AllegroCalculator(Calculator):
             model = model_file.load(model)
         self.model = model
         self._single_point = SinglePoint(model.potential, dtype=dtype, block_size=block_size)
-        self._shortest_distances = model.shortest_distances
+        self._double = self._single_point.dtype == np.float64
+        self._shortest_trained = model.shortest_distance_table()
 
     @property
     def compilations(self) -> int:
@@ -65,12 +68,21 @@ class AllegroCalculator(Calculator):
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
         super().calculate(atoms, properties, system_changes)
-        self.results = self._single_point(self.atoms)
-        self.results["free_energy"] = self.results["energy"]
-        self._warn_if_too_close()
+        with jax.enable_x64(self._double or jax.config.jax_enable_x64):
+            results = self._single_point(self.atoms)
+        self._warn_if_too_close(results.pop("shortest_distances"))
+        self.results = results | {"free_energy": results["energy"]}
 
-    def _warn_if_too_close(self) -> None:
-        warning = model_file.closer_than_trained(self.atoms, self._shortest_distances)
-        if warning is not None:
-            warnings.warn(warning, stacklevel=2)
-            self._shortest_distances = {}  # once is enough
+    def _warn_if_too_close(self, distances: Float[np.ndarray, "T T"]) -> None:
+        closer = np.argwhere(distances < self._shortest_trained)
+        if len(closer) == 0:
+            return
+        pair = tuple(closer[0])
+        first, second = (self.model.species[i] for i in pair)
+        warnings.warn(
+            f"{first} and {second} are {distances[pair]:.2f} Å apart, closer than any such pair "
+            f"in the training data ({self._shortest_trained[pair]:.2f} Å): the model extrapolates, "
+            "and its forces may be wrong",
+            stacklevel=2,
+        )
+        self._shortest_trained = np.zeros_like(distances)  # once is enough

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ase import Atoms
@@ -15,8 +16,7 @@ from safetensors.numpy import load_file, save_file
 import allegro_jax
 from allegro_jax import model_file
 from allegro_jax.config import AllegroConfig
-from allegro_jax.model import init
-from allegro_jax.model_file import Model, closer_than_trained
+from allegro_jax.model_file import Model
 from allegro_jax.potential import AllegroPotential
 
 STORED = Path(__file__).parent / "model-version-1.safetensors"
@@ -71,11 +71,11 @@ def test_reloaded_model_predicts_the_same_bits(saved, tiny_model, water):
     ],
     ids=lambda fields: next(iter(fields)),
 )
-def test_every_kind_of_model_reloads_in_float64(tmp_path, fields):
+def test_every_kind_of_model_reloads_in_float64(tmp_path, random_params, fields):
     small = {"l_max": 1, "num_scalar_features": 4, "num_tensor_features": 2}
     config = AllegroConfig.from_dict({"species": ["C", "H"], "cutoff": 4.0, **small, **fields})
     with jax.enable_x64(True):
-        params = init(jax.random.key(1), config, dtype=np.float64)
+        params = jax.tree.map(jnp.asarray, random_params(config, np.float64))
         path = model_file.save(tmp_path / "m.safetensors", Model(AllegroPotential(params, config)))
         model = model_file.load(path)
         assert model.config == config
@@ -93,11 +93,12 @@ def test_file_holds_no_more_than_tensors_and_json(saved):
 def test_saving_replaces_whole_files_only(saved, tiny_model, monkeypatch):
     before = saved.read_bytes()
 
-    def fails(tensors, path, header):
-        Path(path).write_bytes(b"half")
+    def full_disk(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content[:100])
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(model_file, "save_file", fails)
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(OSError, match="No space left"):
         model_file.save(saved, tiny_model)
     assert saved.read_bytes() == before
@@ -182,20 +183,6 @@ def test_stored_version_1_file_still_loads():
     np.testing.assert_allclose(result["forces"], expected["forces"], atol=1e-5)
 
 
-def test_closer_than_trained():
-    limits = {("H", "H"): 1.0, ("H", "O"): 0.8}
-    near = Atoms("OHH", [[0, 0, 0], [0, 0, 0.9], [0, 0.9, 0.5]])
-    message = closer_than_trained(near, limits)
-    assert message is not None
-    assert "atoms 1 and 2 (H-H) are 0.98 Å apart" in message
-    assert "(1.00 Å)" in message
-    near.positions[2] += [0, 0.1, 0]
-    assert closer_than_trained(near, limits) is None
-    assert closer_than_trained(near, {}) is None
-    assert closer_than_trained(Atoms(), limits) is None
-    # through a periodic boundary
-    near.set_cell([5, 5, 1.5])
-    near.pbc = (False, False, True)
-    message = closer_than_trained(near, limits)
-    assert message is not None
-    assert "H-O" in message
+def test_table_of_shortest_distances(tiny_model):
+    model = dataclasses.replace(tiny_model, metadata={"shortest_distances": {"O-H": 0.9}})
+    np.testing.assert_array_equal(model.shortest_distance_table(), [[0, 0.9], [0.9, 0]])

@@ -83,7 +83,9 @@ def test_conserves_energy_in_a_run(tiny_model, water):
 def test_warns_once_below_the_shortest_training_distance(tiny_model, water):
     model = dataclasses.replace(tiny_model, metadata={"shortest_distances": {"H-O": 1.0}})
     water.calc = AllegroCalculator(model)
-    with pytest.warns(UserWarning, match=r"\(H-O\) .* closer than any such pair in the training"):
+    with pytest.warns(
+        UserWarning, match="H and O are 0.9. Å apart, closer than any such pair in the training"
+    ):
         water.get_forces()
     water.positions[0, 0] += 0.01
     with warnings.catch_warnings():
@@ -91,10 +93,19 @@ def test_warns_once_below_the_shortest_training_distance(tiny_model, water):
         water.get_forces()
 
 
+def test_double_precision(tiny_model, water):
+    single, double = AllegroCalculator(tiny_model), AllegroCalculator(tiny_model, dtype="float64")
+    water.calc = single
+    forces = water.get_forces()
+    water.calc = double
+    assert 1e-9 < np.abs(water.get_forces() - forces).max() < 1e-4
+    assert np.abs(water.get_forces().sum(axis=0)).max() < 1e-12
+
+
 def test_takes_a_path(tmp_path, tiny_model, water):
     path = model_file.save(tmp_path / "model.safetensors", tiny_model)
     water.calc = AllegroCalculator(path)
-    assert water.get_potential_energy() == tiny_model(water)["energy"]
+    assert water.get_potential_energy() == pytest.approx(tiny_model(water)["energy"], abs=1e-5)
 
 
 def test_names_an_unknown_species(calculator):
