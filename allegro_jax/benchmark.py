@@ -16,6 +16,7 @@ from ase import Atoms
 
 from allegro_jax.config import AllegroConfig
 from allegro_jax.model_file import Model
+from allegro_jax.potential import species_indices
 from md import neighbours
 from md.evaluation import Evaluation, evaluate
 
@@ -75,17 +76,12 @@ def benchmark(
         ValueError: the structure is empty, or holds a species that the model does not know.
     """
     atoms = typical_structure(model.config) if atoms is None else atoms
-    potential = model.potential
-    unknown = sorted(set(atoms.symbols) - set(potential.species))
-    if unknown or len(atoms) == 0:
-        problem = f"species {unknown[0]} is unknown to the model" if unknown else "it has no atoms"
-        raise ValueError(f"structure: {problem}")
-    potential = potential.replace(
-        params=jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), potential.params)
-    )
+    if len(atoms) == 0:
+        raise ValueError("structure: it has no atoms")
+    potential = model.potential.astype(dtype)
     positions = jnp.asarray(atoms.positions, dtype)
     cell = jnp.asarray(atoms.cell.array, dtype)
-    species = jnp.asarray([potential.species.index(symbol) for symbol in atoms.symbols], jnp.int32)
+    species = jnp.asarray(species_indices(atoms.symbols, potential.species))
     reach = neighbours.Reach(
         tuple(map(bool, atoms.pbc)), potential.cutoff, pair_cutoffs=potential.pair_cutoffs
     )

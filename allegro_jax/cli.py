@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from allegro_jax import __version__, compilation_cache
 
@@ -128,7 +128,32 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    raise NotImplementedError
+    from allegro_jax import evaluation, model_file
+
+    _set_precision(options.dtype)
+    model = model_file.load(options.model)
+    errors = evaluation.evaluate(model, options.data, dtype=options.dtype, output=options.output)
+    _print_errors(errors)
+    _write_json(options.json, errors)
+
+
+def _print_errors(errors: dict[str, Any]) -> None:
+    """Errors as a table in milli-units, a line for each quantity of each file."""
+    parts = dict(errors["files"])
+    if len(parts) > 1:
+        parts["all files"] = errors
+    for name, part in parts.items():
+        print(f"{name}: {part['frames']} frames, {part['atoms']} atoms")
+        for quantity, unit in (
+            ("energy", "meV"),
+            ("energy_per_atom", "meV/atom"),
+            ("forces", "meV/Å"),
+            ("stress", "meV/Å³"),
+        ):
+            if f"{quantity}_rmse" in part:
+                rmse, mae = (1000 * part[f"{quantity}_{kind}"] for kind in ("rmse", "mae"))
+                label = quantity.replace("_", " ")
+                print(f"  {label:16} RMSE {rmse:10.3f}   MAE {mae:10.3f} {unit}")
 
 
 # -- md -------------------------------------------------------------------------------------------
@@ -251,10 +276,23 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(command=_convert)
     parser.add_argument("source", metavar="SOURCE", help=".ckpt or .nequip.zip")
     parser.add_argument("destination", metavar="DESTINATION", help="the model file to write")
+    parser.add_argument(
+        "--species",
+        nargs="+",
+        metavar="TYPE=SYMBOL",
+        help="chemical symbols of the model's types, where their names are none",
+    )
 
 
 def _convert(options: argparse.Namespace) -> None:
-    raise NotImplementedError
+    from allegro_jax.convert import convert
+
+    species = None
+    if options.species:
+        if not all("=" in pair for pair in options.species):
+            raise ValueError("--species: write TYPE=SYMBOL, for example --species 0=H 1=O")
+        species = dict(pair.split("=", 1) for pair in options.species)
+    convert(options.source, options.destination, species=species)
 
 
 # -- info -----------------------------------------------------------------------------------------

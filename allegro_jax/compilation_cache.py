@@ -28,11 +28,14 @@ def cache_folder() -> Path | None:
 
 def enable() -> None:
     """Let JAX read and write the cache. For programs, not libraries: it is a global setting."""
-    import jax
-
     folder = cache_folder()
     if folder is None:
         return
+    # Reading a compiled program, XLA warns at length that the processor lacks "+prefer-no-gather"
+    # and such: preferences of its own, not features. The folder is that of this processor.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import jax
+
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
