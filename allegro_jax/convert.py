@@ -1,25 +1,170 @@
-"""Models of the PyTorch reference (nequip with nequip-allegro), turned into ours."""
+"""Models of the PyTorch reference (nequip with nequip-allegro), turned into ours.
+
+:func:`convert` needs torch, nequip and nequip-allegro (``pip install "allegro-jax[nequip]"``);
+:func:`params_from_state_dict` needs only NumPy arrays.
+"""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ase import Atoms
+from ase.data import atomic_numbers, covalent_radii
+from ase.stress import full_3x3_to_voigt_6_stress
 from jax.tree_util import keystr, tree_map_with_path
 
-from allegro_jax import model
+from allegro_jax import model, model_file, nequip_model
 from allegro_jax.config import AllegroConfig
+from allegro_jax.model_file import Model
+from allegro_jax.potential import AllegroPotential, SinglePoint
 from allegro_jax.radial import COULOMB
 
 StateDict = Mapping[str, np.ndarray]
 
+# Largest deviation of forces from the reference, relative to their root mean square. A wrong setting
+# deviates by percents; a float32 reference itself is off by about 1e-6.
+TOLERANCE = {"float64": 1e-9, "float32": 1e-4}
+
 # Nothing that was learned or chosen: Clebsch-Gordan coefficients, spline knots that follow from
 # the settings, and placeholders.
 _DERIVED = re.compile(r"(^|\.)(w3j|spline\.(lower|upper)|_rtoi|_empty)$")
+
+
+def convert(
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    *,
+    species: Mapping[str, str] | None = None,
+    report: Callable[[str], None] = print,
+) -> Model:
+    """Turn a nequip-allegro checkpoint or package into a model file, and check the result.
+
+    Both models are evaluated on random structures of the model's species, ours in float64. Where a
+    checkpoint has averaged (EMA) weights, these are taken, as the reference does for inference.
+
+    The source is loaded with torch and may run code that it holds: convert only files you trust.
+
+    Args:
+        source: ``.ckpt`` or ``.nequip.zip``.
+        destination: the model file to write (``.safetensors``).
+        species: chemical symbol of each of the reference's types, where its names are not symbols
+            and the file does not tell.
+        report: takes lines about the progress.
+
+    Raises:
+        ValueError: the source cannot be read, has a part that is not known here, or the two models
+            disagree; nothing is written then.
+    """
+    report(f"loading {source} (torch runs code stored in it: only convert files you trust)")
+    reference = nequip_model.load(source, species)
+    config = nequip_model.config_of(reference)
+    with jax.enable_x64(reference.dtype == "float64"):
+        params = params_from_state_dict(reference.state_dict, config, reference.dtype)
+    potential = AllegroPotential(params, config)
+    report(
+        f"{', '.join(config.species[:8])}{', …' if config.num_species > 8 else ''}: "
+        f"l_max {config.l_max}, {config.num_layers} layers, cutoff {config.cutoff} Å, "
+        f"{model.count_parameters(params)} weights in {reference.dtype}"
+    )
+    differences = compare(reference, potential)
+    report(differences.summary())
+    if not differences.agree(TOLERANCE[reference.dtype]):
+        raise ValueError(
+            f"{source}: the converted model disagrees with the reference ({differences.summary()}); "
+            "nothing was written. Please report this, with the model's configuration"
+        )
+    training = {
+        "program": "nequip",
+        "source": Path(source).name,
+        "versions": dict(reference.settings.get("versions") or {}),
+    }
+    result = Model(potential, {"training": training})
+    model_file.save(destination, result)
+    report(f"wrote {destination}")
+    return result
+
+
+class Differences(NamedTuple):
+    """Largest deviations of a converted model from its reference, over some structures.
+
+    Attributes:
+        energy: eV per atom. forces: eV/Å. stress: eV/Å³.
+        force_rms: eV/Å; root mean square of the reference's forces.
+        structures: how many were compared.
+    """
+
+    energy: float
+    forces: float
+    stress: float
+    force_rms: float
+    structures: int
+
+    def agree(self, tolerance: float) -> bool:
+        """Whether all are below ``tolerance`` × the force RMS (times 1 Å for the energy, over 1 Å²
+        for the stress: the model's own scale of energies). NaN disagrees."""
+        worst = max(self.energy, self.forces, self.stress)
+        return bool(np.isfinite(worst)) and worst <= tolerance * max(self.force_rms, 1e-6)
+
+    def summary(self) -> str:
+        return (
+            f"largest differences over {self.structures} random structures: "
+            f"energy {self.energy:.1e} eV/atom, forces {self.forces:.1e} eV/Å "
+            f"(of {self.force_rms:.1e} RMS), stress {self.stress:.1e} eV/Å³"
+        )
+
+
+def compare(reference: nequip_model.NequipModel, potential: AllegroPotential) -> Differences:
+    """Evaluate a reference model and ours (in float64) on random structures of its species."""
+    energy, forces, stress, squares = 0.0, 0.0, 0.0, []
+    structures = random_structures(potential.config, np.random.default_rng(0))
+    with jax.enable_x64(True):
+        single_point = SinglePoint(potential, dtype=jnp.float64)
+        for atoms in structures:
+            theirs, ours = reference.evaluate(atoms), single_point(atoms)
+            energy = np.maximum(energy, abs(ours["energy"] - theirs["energy"]) / len(atoms))
+            forces = np.maximum(forces, np.abs(ours["forces"] - theirs["forces"]).max())
+            squares.append(np.mean(theirs["forces"] ** 2))
+            if "stress" in theirs:
+                voigt = full_3x3_to_voigt_6_stress(theirs["stress"])
+                stress = np.maximum(stress, np.abs(ours["stress"] - voigt).max())
+    rms = float(np.sqrt(np.mean(squares)))
+    return Differences(float(energy), float(forces), float(stress), rms, len(structures))
+
+
+def random_structures(config: AllegroConfig, rng: np.random.Generator) -> list[Atoms]:
+    """Disordered structures of eight atoms, molecules and crystals in turn, with every species.
+
+    Neighbours are about a bond length apart or farther, and many are within the cutoff.
+    """
+    size = 8
+    count = max(4, -(-config.num_species // size))
+    order = rng.permutation(config.num_species)
+    structures = []
+    for number in range(count):
+        symbols = [
+            config.species[order[(number * size + i) % config.num_species]] for i in range(size)
+        ]
+        radii = np.array([covalent_radii[atomic_numbers[symbol]] for symbol in symbols])
+        edge = (size * (0.7 * 4 / 3 * np.pi * np.mean((1.6 * radii) ** 3))) ** (1 / 3)
+        periodic = bool(number % 2)
+        while True:
+            cell = edge * (np.eye(3) + 0.15 * rng.uniform(-1, 1, (3, 3)))
+            positions = rng.uniform(0, 1, (size, 3)) @ cell
+            atoms = Atoms(symbols, positions, cell=cell if periodic else None, pbc=periodic)
+            distances = atoms.get_all_distances(mic=periodic)
+            closest = 0.7 * (radii[:, None] + radii)
+            if (distances + 10 * closest * np.eye(size) > closest).all():
+                break
+            edge *= 1.01
+        structures.append(atoms)
+    return structures
 
 
 def params_from_state_dict(
