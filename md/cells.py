@@ -21,6 +21,13 @@ def lattice_vector(coefficients: Array, cell: Float[Array, "3 3"]) -> Float[Arra
     return c[..., 0:1] * cell[0] + c[..., 1:2] * cell[1] + c[..., 2:3] * cell[2]
 
 
+def difference(
+    r_neighbour: Float[Array, "*#batch 3"], r_centre: Float[Array, "*#batch 3"]
+) -> Float[Array, "*batch 3"]:
+    """Vector from one position to another as they stand, without any image: r_neighbour − r_centre."""
+    return r_neighbour - r_centre
+
+
 def displacement(
     r_neighbour: Float[Array, "*#batch 3"],
     r_centre: Float[Array, "*#batch 3"],
@@ -28,7 +35,7 @@ def displacement(
     cell: Float[Array, "3 3"],
 ) -> Float[Array, "*batch 3"]:
     """Vector from a centre to the image of its neighbour: r_neighbour − r_centre + shift · cell, Å."""
-    return (r_neighbour - r_centre) + lattice_vector(shift, cell)
+    return difference(r_neighbour, r_centre) + lattice_vector(shift, cell)
 
 
 def volume(cell: Float[Array, "3 3"]) -> Float[Array, ""]:
@@ -91,8 +98,8 @@ def images(
 
 
 def translate(
-    positions: Float[Array, "atoms 3"], lattice: Int[Array, "atoms 3"], cell: Float[Array, "3 3"]
-) -> Float[Array, "atoms 3"]:
+    positions: Float[Array, "*#batch 3"], lattice: Int[Array, "*#batch 3"], cell: Float[Array, "3 3"]
+) -> Float[Array, "*batch 3"]:
     """positions + lattice · cell."""
     return positions + lattice_vector(lattice, cell)
 

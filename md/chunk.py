@@ -56,10 +56,10 @@ class Closest(NamedTuple):
         step: step number.
     """
 
-    ratio: Float[Array, "..."]
-    distance: Float[Array, "..."]
-    pair: Int[Array, "... 2"]
-    step: Int[Array, "..."]
+    ratio: Float[Array, "*samples"]
+    distance: Float[Array, "*samples"]
+    pair: Int[Array, "*samples 2"]
+    step: Int[Array, "*samples"]
 
 
 class Report(NamedTuple):

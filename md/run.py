@@ -15,7 +15,7 @@ from ase import Atoms
 
 from md import checkpoint, ensembles, figures, neighbours, observables, structures
 from md.chunk import Closest, Program, Report, run_chunk
-from md.ensembles import Ensemble, Parameters
+from md.ensembles import Ensemble
 from md.faults import GROWABLE, Fault
 from md.local_potential import LocalPotential
 from md.neighbours import NeighbourFunctions, NeighbourList
@@ -185,7 +185,9 @@ class _Run:
         self, state: State, steps: int, files: Output, restart: bool, progress: bool
     ) -> Simulation:
         """From a state at step −1, or from a checkpoint, to the last step."""
-        listed = self.neighbour_functions.allocate(state.positions, state.cell, state.species)
+        listed = self.neighbour_functions.allocate(
+            state.positions, state.cell, state.species, fill=False
+        )
         closest_warned = False
         if restart:
             path = files.path(CHECKPOINT)
