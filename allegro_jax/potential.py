@@ -33,7 +33,7 @@ class AllegroPotential:
         config: hyperparameters, static.
     """
 
-    params: model.Params
+    params: Any  # model.Params; but JAX builds pytrees of anything while it transforms them
     config: AllegroConfig = struct.field(pytree_node=False)
 
     @property
