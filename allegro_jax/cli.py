@@ -229,12 +229,12 @@ def _add_md(commands: argparse._SubParsersAction) -> None:
 
 
 def _md(options: argparse.Namespace) -> None:
-    import md
     from allegro_jax import model_file
+    from md.run import simulate
 
     _set_precision(options.dtype)
     model = model_file.load(options.model)
-    simulation = md.simulate(
+    simulation = simulate(
         model.potential,
         _read_structure(options.structure),
         steps=options.steps,
