@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import keystr, tree_map_with_path
 
 from allegro_jax import model
 from allegro_jax.config import AllegroConfig
@@ -21,6 +22,8 @@ from allegro_jax.tensor_product import TensorProduct, tensor_products
 REFERENCE = Path(__file__).parents[1] / "reference"
 MODERN = np.load(REFERENCE / "modern.npz", allow_pickle=False)
 MODERN_CASES = sorted({name.split("/")[0] for name in MODERN.files})
+ORIGINAL = np.load(REFERENCE / "original.npz", allow_pickle=False)
+ORIGINAL_CASES = sorted({name.split("/")[0] for name in ORIGINAL.files})
 
 # eV per atom and eV/Å; float32: relative to the root mean square of the forces
 ENERGY_TOLERANCE = 1e-10
@@ -97,7 +100,9 @@ def test_modern_architecture_agrees_with_nequip_allegro(case):
     energy_tolerance = ENERGY_TOLERANCE if double else FLOAT32_TOLERANCE * force_rms
     force_tolerance = FORCE_TOLERANCE if double else FLOAT32_TOLERANCE * force_rms
 
-    np.testing.assert_allclose(site_energies, entries["site_energies"], rtol=0, atol=energy_tolerance)
+    np.testing.assert_allclose(
+        site_energies, entries["site_energies"], rtol=0, atol=energy_tolerance
+    )
     energy = site_energies.sum()
     assert abs(energy - entries["energy"]) <= energy_tolerance * len(shifts)
     np.testing.assert_allclose(ours.forces, forces, rtol=0, atol=force_tolerance)
@@ -167,7 +172,9 @@ def original_params(weights: dict[str, np.ndarray], config: AllegroConfig) -> An
         "final_latent": mlp("allegro.final_latent", shapes["final_latent"]),
         "readout": mlp("edge_eng._module", shapes["readout"]),
     }
-    jax.tree.map(lambda value, like: np.testing.assert_equal(value.shape, like.shape), params, shapes)
+    jax.tree.map(
+        lambda value, like: np.testing.assert_equal(value.shape, like.shape), params, shapes
+    )
     return params
 
 
@@ -179,6 +186,23 @@ def test_original_architecture_agrees_with_its_reference(number, shared):
     config = original_config(settings)
     with jax.enable_x64(True):
         params = original_params(entries["weights"], config)
+        ours = evaluate(params, config, entries, jnp.float64)
+    np.testing.assert_allclose(
+        ours.site_energies, entries["site_energies"], rtol=0, atol=ENERGY_TOLERANCE
+    )
+    np.testing.assert_allclose(ours.forces, entries["forces"], rtol=0, atol=FORCE_TOLERANCE)
+
+
+@pytest.mark.parametrize("case", ORIGINAL_CASES)
+def test_original_architecture_computes_what_it_did(case):
+    entries = stored_case(ORIGINAL, case)
+    config = AllegroConfig.from_dict(json.loads(str(entries["config"])))
+    with jax.enable_x64(True):
+        shapes = jax.eval_shape(lambda key: model.init(key, config), jax.random.key(0))
+        params = tree_map_with_path(
+            lambda path, _: jnp.asarray(entries["weights"][keystr(path, simple=True, separator=".")]),
+            shapes,
+        )
         ours = evaluate(params, config, entries, jnp.float64)
     np.testing.assert_allclose(
         ours.site_energies, entries["site_energies"], rtol=0, atol=ENERGY_TOLERANCE
