@@ -7,10 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import flax.struct
 from jaxtyping import install_import_hook
+
+
+def _unchecked(cls: type) -> type:
+    """A pytree class whose fields go unchecked: JAX rebuilds it with placeholders of any kind."""
+    cls.__no_type_check__ = True
+    return cls
+
 
 # Before anything imports the packages: a module imported earlier would go unchecked.
 install_import_hook(["allegro_jax", "md"], "beartype.beartype")
+_dataclass = flax.struct.dataclass
+flax.struct.dataclass = lambda cls: _unchecked(_dataclass(cls))
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
