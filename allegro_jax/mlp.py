@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -34,7 +35,7 @@ def uniform(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
 
 def mlp_shapes(width_in: int, hidden: Sequence[int], width_out: int) -> list[tuple[int, int]]:
     widths = [width_in, *hidden, width_out]
-    return list(zip(widths[:-1], widths[1:], strict=True))
+    return list(itertools.pairwise(widths))
 
 
 def scaled_weights(

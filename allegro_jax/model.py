@@ -1,11 +1,12 @@
 """The Allegro network: weights, and site energies from dense neighbourhoods.
 
-This file holds the modern architecture (nequip-allegro 0.4 and later); :mod:`allegro_jax.original`
-the paper's. Both are pure functions of ``(params, config, neighbourhoods)``; neither knows of boxes,
-neighbour lists or devices.
+This file holds the modern architecture (nequip-allegro 0.4 and later), :mod:`allegro_jax.original`
+the paper's. Both are pure functions of ``(params, config, neighbourhoods)``; neither knows of
+boxes, neighbour lists or devices.
 
-Everything stays in the layout [atoms, neighbours, …, channels]: the edges of an atom are adjacent,
-sums over neighbours are reductions, and the tensor product is contracted once per atom.
+The edges of an atom are adjacent, so sums over neighbours are reductions and the tensor product is
+contracted once per atom. Scalars have the layout [atoms, neighbours, features], which their matrix
+products want; tensors [atoms, channels, components, neighbours], which theirs want.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ def init(key: Array, config: AllegroConfig, dtype: Any = jnp.float32) -> Params:
         dtype: of all weights.
 
     Returns:
-        A nested dictionary of arrays. For the modern architecture, with T species, D embedding and S
-        scalar features, U channels, R = l_max + 1: ``type_embedding`` (``centre``, ``neighbour``
+        A nested dictionary of arrays. For the modern architecture, with T species, D embedding and
+        S scalar features, U channels, R = l_max + 1: ``type_embedding`` (``centre``, ``neighbour``
         [T, D/2]) and ``basis_linear`` [bessels, D], or ``spline`` [T², D, splines]; ``two_body``, a
         list of [in, out]; ``tensor_embedding`` [S, U·R]; ``first_projection`` [S, S + U·R];
         ``layers``, each ``tensor_product`` ([U, paths] or [paths]) and ``latent``; ``readout``; and
@@ -190,12 +191,12 @@ def _network(params: Params, config: AllegroConfig, edges: Geometry) -> Float[Ar
     norm = jnp.asarray(neighbours_norm, dtype)[edges.centre_species][:, None, None]
 
     def env_weights(flat: Array) -> Array:
-        """[…, U·R] (or […, U]) as [n, K, R, U]: channels innermost."""
-        per_channel = flat.shape[-1] // channels
-        shaped = jnp.swapaxes(flat.reshape(*flat.shape[:-1], channels, per_channel), -1, -2)
-        return jnp.broadcast_to(shaped, (*shaped.shape[:-2], l_max + 1, channels))
+        """[n, K, U·R] (or [n, K, U]) as [n, U, R, K]."""
+        shaped = jnp.swapaxes(flat, 1, 2).reshape(flat.shape[0], channels, -1, flat.shape[1])
+        return jnp.broadcast_to(shaped, (flat.shape[0], channels, l_max + 1, flat.shape[1]))
 
     harmonics = spherical_harmonics(edges.unit_vectors, l_max).astype(dtype)
+    harmonics = jnp.swapaxes(harmonics, 1, 2)
     embedding = _two_body_embedding(params, config, edges, dtype)
     two_body = scaled_weights(
         params["two_body"], config.two_body_nonlinearity, forward=config.forward_normalize
@@ -211,16 +212,16 @@ def _network(params: Params, config: AllegroConfig, edges: Geometry) -> Float[Ar
     split = [scalars, first_projection.shape[1]]
     x, env, embed = jnp.split(projected, split, axis=-1)
     latents = [x]
-    features = weighted_harmonics(env_weights(embed), harmonics, l_max)
+    features = weighted_harmonics(env_weights(embed), harmonics)
 
     products = tensor_products(l_max, config.parity, config.num_layers)
     for layer, (product, weights) in enumerate(zip(products, params["layers"], strict=True)):
-        environment = norm * environment_sum(env_weights(env), harmonics, l_max)
+        environment = norm * environment_sum(env_weights(env), harmonics)
         features = mix_paths(product, features, environment, weights["tensor_product"])
         latent = scaled_weights(
             weights["latent"], config.latent_nonlinearity, forward=config.forward_normalize
         )
-        invariants = features[:, :, 0]  # 0e comes first
+        invariants = jnp.swapaxes(features[:, :, 0], 1, 2)  # 0e comes first
         out = apply_mlp(
             latent, jnp.concatenate([*latents, invariants], axis=-1), config.latent_nonlinearity
         )

@@ -41,9 +41,10 @@ def scalar_paths(product: TensorProduct) -> int:
 
 
 def init(keys: Callable[[], Array], config: AllegroConfig, dtype: Any) -> dict[str, Any]:
-    """Random weights: ``two_body``, ``layers`` (``environment`` [S, U·R], twice as wide in the first;
-    ``linear``, one [U·paths, U] per output irrep; ``latent``, absent in the first), ``final_latent``
-    and ``readout``.
+    """Random weights: ``two_body``, ``layers``, ``final_latent`` and ``readout``.
+
+    Each layer has ``environment`` [S, U·R] (twice as wide in the first), ``linear``, one
+    [U·paths, U] per output irrep, and, but for the first, ``latent``.
 
     The last layer's ``linear`` feeds nothing; it is kept because the paper's models (and their
     parameter counts) hold it.
@@ -94,6 +95,7 @@ def network(params: dict[str, Any], config: AllegroConfig, edges: Geometry) -> F
     cutoff = jnp.where(edges.inside, radial.envelope(edges.x, config.cutoff_power), 0)
     cutoff = cutoff.astype(dtype)[..., None]
     harmonics = spherical_harmonics(edges.unit_vectors, l_max).astype(dtype)
+    harmonics = jnp.swapaxes(harmonics, 1, 2)
 
     def mlp(weights: list[Array], x: Array, nonlinearity: str) -> Array:
         return apply_mlp(scaled_weights_original(weights, nonlinearity), x, nonlinearity)
@@ -103,8 +105,8 @@ def network(params: dict[str, Any], config: AllegroConfig, edges: Geometry) -> F
         return (x + alpha * cutoff * new) / math.sqrt(1 + alpha**2)
 
     def env_weights(flat: Array) -> Array:
-        """[…, U·R] as [n, K, R, U]."""
-        return jnp.swapaxes(flat.reshape(*flat.shape[:-1], channels, l_max + 1), -1, -2)
+        """[n, K, U·R] as [n, U, R, K]."""
+        return jnp.swapaxes(flat, 1, 2).reshape(flat.shape[0], channels, l_max + 1, flat.shape[1])
 
     inputs = _two_body_inputs(config, edges, cutoff, dtype)
     x = cutoff * mlp(params["two_body"], inputs, config.two_body_nonlinearity)
@@ -115,11 +117,10 @@ def network(params: dict[str, Any], config: AllegroConfig, edges: Geometry) -> F
         env = mlp([weights["environment"]], x, "none")
         if features is None:
             embed, env = jnp.split(env, 2, axis=-1)
-            features = weighted_harmonics(env_weights(embed), harmonics, l_max)
-        environment = norm * environment_sum(env_weights(env), harmonics, l_max)
+            features = weighted_harmonics(env_weights(embed), harmonics)
+        environment = norm * environment_sum(env_weights(env), harmonics)
         by_irrep = separate_paths(product, features, environment)
-        scalar = by_irrep[0][:, :, 0]  # [n, K, paths, U]; 0e comes first
-        invariants = jnp.swapaxes(scalar, -1, -2).reshape(*scalar.shape[:2], -1)
+        invariants = _flat_channels(by_irrep[0])[:, 0].swapaxes(1, 2)  # 0e comes first
         features = _mix_channels(by_irrep, weights["linear"])
     x = update(x, params["final_latent"], invariants)
     edge_energies = mlp(params["readout"], x, config.readout_nonlinearity)
@@ -141,10 +142,20 @@ def _two_body_inputs(
     return jnp.concatenate([centre, neighbour, bessel * cutoff], axis=-1)
 
 
-def _mix_channels(by_irrep: list[Array], weights: list[Array]) -> Float[Array, "n K c U"]:
+def _flat_channels(features: Float[Array, "n u paths c K"]) -> Float[Array, "n c u_paths K"]:
+    """(channel, path) as one axis, channel first."""
+    n, channels, paths, components, neighbours = features.shape
+    return jnp.moveaxis(features, 3, 1).reshape(n, components, channels * paths, neighbours)
+
+
+def _mix_channels(by_irrep: list[Array], weights: list[Array]) -> Float[Array, "n U c K"]:
     """The linear map of every output irrep over (channel, path), ×1/√(U·paths)."""
-    mixed = []
-    for features, weight in zip(by_irrep, weights, strict=True):
-        flat = jnp.swapaxes(features, -1, -2).reshape(*features.shape[:3], -1)
-        mixed.append(flat @ (weight / math.sqrt(weight.shape[0])))
-    return jnp.concatenate(mixed, axis=2)
+    return jnp.concatenate(
+        [
+            jnp.einsum(
+                "xv,ncxk->nvck", weight / math.sqrt(weight.shape[0]), _flat_channels(features)
+            )
+            for features, weight in zip(by_irrep, weights, strict=True)
+        ],
+        axis=2,
+    )

@@ -54,7 +54,7 @@ class AllegroPotential:
 
     @property
     def bytes_per_slot(self) -> int:
-        """Memory that the value and gradient of one slot take, estimated from the features' widths."""
+        """Memory that the value and gradient of one slot take, estimated from the widths."""
         config = self.config
         harmonics = (config.l_max + 1) ** 2
         tensor = config.num_tensor_features * harmonics * (2 if config.parity else 1)
@@ -129,8 +129,8 @@ class SinglePoint:
 
         Returns:
             ``energy`` (eV), ``forces`` [N, 3] (eV/Å), ``energies`` [N] (eV, reference energies
-            included); ``stress`` [6] (eV/Å³, ASE's sign and Voigt order) where the cell has a volume
-            and all directions are periodic; ``virials`` [N, 3, 3] (eV) if asked for; and
+            included); ``stress`` [6] (eV/Å³, ASE's sign and Voigt order) where the cell has a
+            volume and all directions are periodic; ``virials`` [N, 3, 3] (eV) if asked for; and
             ``shortest_distances`` [T, T] (Å, by species pair; infinite where there is none).
 
         Raises:

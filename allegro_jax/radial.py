@@ -41,14 +41,14 @@ def _envelope_jvp(power, primals, tangents):
 def bessel_basis(
     x: Float[Array, "*batch"], frequencies: Float[Array, " n"]
 ) -> Float[Array, "*batch n"]:
-    """sin(nπx)/(πx) for every frequency n (Gasteiger et al., arXiv:2003.03123, without √(2/r_c))."""
+    """sin(nπx)/(πx) for every frequency n: Gasteiger et al., arXiv:2003.03123, less its √(2/r_c)."""
     return jnp.sinc(x[..., None] * frequencies) * frequencies
 
 
 def spline_basis(
     x: Float[Array, "*batch"], num_splines: int, span: int
 ) -> Float[Array, "*batch num_splines"]:
-    """Overlapping bumps ¼(1 − cos(2π/d·(x − lo_k)))² on [lo_k, lo_k + d], 0 elsewhere and at x = 1."""
+    """Overlapping bumps ¼(1 − cos(2π/d·(x − lo_k)))² on [lo_k, lo_k + d], 0 elsewhere."""
     lower = np.arange(-span, num_splines - span) / num_splines
     width = (span + 1) / num_splines
     phase = jnp.clip(x[..., None] - lower.astype(x.dtype), 0, width)

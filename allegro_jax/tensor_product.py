@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 
 import e3nn_jax as e3nn
@@ -11,8 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float
-
-from allegro_jax.contraction import contract
 
 Irrep = tuple[int, int]  # (degree l, parity ±1)
 SCALAR: Irrep = (0, 1)
@@ -29,13 +28,8 @@ def dimension(irreps: tuple[Irrep, ...]) -> int:
 
 def slices(irreps: tuple[Irrep, ...]) -> tuple[slice, ...]:
     """Where each irrep's components stand in the concatenation of all."""
-    ends = np.cumsum([0] + [2 * degree + 1 for degree, _ in irreps])
-    return tuple(slice(int(a), int(b)) for a, b in zip(ends[:-1], ends[1:], strict=True))
-
-
-def degree_of_component(l_max: int) -> np.ndarray:
-    """The degree l of each of the (l_max + 1)² components of the harmonics."""
-    return np.repeat(np.arange(l_max + 1), 2 * np.arange(l_max + 1) + 1)
+    ends = np.cumsum([0] + [2 * degree + 1 for degree, _ in irreps]).tolist()
+    return tuple(slice(*span) for span in itertools.pairwise(ends))
 
 
 def spherical_harmonics(
@@ -94,9 +88,9 @@ class TensorProduct:
 def tensor_products(l_max: int, parity: bool, num_layers: int) -> tuple[TensorProduct, ...]:
     """The product of every layer, with unreachable and useless irreps dropped.
 
-    Features start as harmonics; a layer may produce every irrep up to ``l_max`` (of both parities if
-    ``parity``), the last one scalars only. Dropped are irreps that no path reaches and, from the end
-    backwards, those from which no path leads to a kept irrep.
+    Features start as harmonics; a layer may produce every irrep up to ``l_max`` (of both parities
+    if ``parity``), the last one scalars only. Dropped are irreps that no path reaches and, from the
+    end backwards, those from which no path leads to a kept irrep.
     They stay in the order 0e, 0o, 1e, 1o, …, which both reference codes share.
     """
     environment = harmonics(l_max)
@@ -121,99 +115,101 @@ def tensor_products(l_max: int, parity: bool, num_layers: int) -> tuple[TensorPr
             if any(_selects(left, right, out) for right in environment for out in stages[layer + 1])
         )
     return tuple(
-        TensorProduct.between(left, environment, out)
-        for left, out in zip(stages[:-1], stages[1:], strict=True)
-    )
-
-
-def environment_sum(
-    weights: Float[Array, "n K degrees u"], harmonics: Float[Array, "n K b"], l_max: int
-) -> Float[Array, "n b u"]:
-    """Σ_k weights[n, k, l(b), u] · harmonics[n, k, b], as one matrix product per atom."""
-    n, neighbours, degrees, channels = weights.shape
-    selected = np.eye(degrees, dtype=bool)[degree_of_component(l_max)].T  # [degrees, b]
-    spread = jnp.where(selected, harmonics[:, :, None, :], 0)
-    return jnp.einsum(
-        "nkb,nku->nbu",
-        spread.reshape(n, neighbours * degrees, -1),
-        weights.reshape(n, neighbours * degrees, channels),
+        TensorProduct.between(left, environment, out) for left, out in itertools.pairwise(stages)
     )
 
 
 def weighted_harmonics(
-    weights: Float[Array, "n K degrees u"], harmonics: Float[Array, "n K b"], l_max: int
-) -> Float[Array, "n K b u"]:
-    """weights[n, k, l(b), u] · harmonics[n, k, b]."""
+    weights: Float[Array, "n u degrees K"], harmonics: Float[Array, "n b K"]
+) -> Float[Array, "n u b K"]:
+    """weights[n, u, l(b), k] · harmonics[n, b, k]."""
     return jnp.concatenate(
         [
-            weights[:, :, degree, None, :] * harmonics[:, :, span, None]
-            for degree, span in enumerate(slices(tuple((d, 1) for d in range(l_max + 1))))
+            weights[:, :, degree, None] * harmonics[:, None, span]
+            for degree, span in enumerate(_degrees(weights.shape[2]))
         ],
         axis=2,
     )
 
 
+def environment_sum(
+    weights: Float[Array, "n u degrees K"], harmonics: Float[Array, "n b K"]
+) -> Float[Array, "n u b"]:
+    """Σ_k weights[n, u, l(b), k] · harmonics[n, b, k]."""
+    return jnp.concatenate(
+        [
+            jnp.einsum("nuk,nbk->nub", weights[:, :, degree], harmonics[:, span])
+            for degree, span in enumerate(_degrees(weights.shape[2]))
+        ],
+        axis=2,
+    )
+
+
+def _degrees(count: int) -> tuple[slice, ...]:
+    return slices(harmonics(count - 1))
+
+
 def mix_paths(
     product: TensorProduct,
-    features: Float[Array, "n K a u"],
-    environment: Float[Array, "n b u"],
+    features: Float[Array, "n u a K"],
+    environment: Float[Array, "n u b"],
     weights: Float[Array, "u paths"] | Float[Array, " paths"],
-) -> Float[Array, "n K c u"]:
+) -> Float[Array, "n u c K"]:
     """Σ_paths W[u, path] · CG_path(features, environment): the product of the modern architecture.
 
     The environment belongs to the atom, so it is first contracted with the weighted coefficients to
-    one matrix per atom and channel; the neighbours then see a vector-matrix product.
+    one matrix per atom and channel; the neighbours then see a matrix product.
     """
-    out_spans = slices(product.out)
-    left_spans = slices(product.left)
-    right_spans = slices(product.right)
-    coefficients = np.zeros(
+    table = _coefficient_table(product)
+    if weights.ndim == 1:
+        mixed = jnp.einsum("p,pbca->bca", weights, jnp.asarray(table, weights.dtype))
+        matrix = jnp.einsum("nub,bca->nuca", environment, mixed)
+    else:
+        mixed = jnp.einsum("up,pbca->ubca", weights, jnp.asarray(table, weights.dtype))
+        matrix = jnp.einsum("nub,ubca->nuca", environment, mixed)
+    return jnp.einsum("nuca,nuak->nuck", matrix, features)
+
+
+@functools.cache
+def _coefficient_table(product: TensorProduct) -> np.ndarray:
+    """The coefficients of all paths as one array [paths, b, c, a]."""
+    spans = slices(product.left), slices(product.right), slices(product.out)
+    table = np.zeros(
         (
             len(product.paths),
             dimension(product.right),
-            dimension(product.left),
             dimension(product.out),
+            dimension(product.left),
         )
     )
-    for p, (i_left, i_right, i_out) in enumerate(product.paths):
-        values = product.coefficients((i_left, i_right, i_out))
-        coefficients[p, right_spans[i_right], left_spans[i_left], out_spans[i_out]] = np.swapaxes(
-            values, 0, 1
-        )
-    coefficients = jnp.asarray(coefficients, weights.dtype)
-    if weights.ndim == 1:
-        table = jnp.einsum("p,pbac->bac", weights, coefficients)
-        matrix = jnp.einsum("nbu,bac->nacu", environment, table)
-    else:
-        table = jnp.einsum("up,pbac->ubac", weights, coefficients)
-        matrix = jnp.einsum("nbu,ubac->nacu", environment, table)
-    return contract(features, matrix)
+    for p, path in enumerate(product.paths):
+        left, right, out = (span[i] for span, i in zip(spans, path, strict=True))
+        table[p, right, out, left] = product.coefficients(path).transpose(1, 2, 0)
+    return table
 
 
 def separate_paths(
     product: TensorProduct,
-    features: Float[Array, "n K a u"],
-    environment: Float[Array, "n b u"],
-) -> list[Float[Array, "n K c paths u"]]:
-    """CG_path(features, environment) for every path, grouped by output irrep (original architecture)."""
+    features: Float[Array, "n u a K"],
+    environment: Float[Array, "n u b"],
+) -> list[Float[Array, "n u paths c K"]]:
+    """CG_path(features, environment) of every path, by output irrep: the original's product."""
     left_spans, right_spans = slices(product.left), slices(product.right)
     results: dict[tuple[int, int, int], Array] = {}
-    for i_left in range(len(product.left)):
+    for i_left, span in enumerate(left_spans):
         paths = [path for path in product.paths if path[0] == i_left]
-        if not paths:
-            continue
         matrices = [
             jnp.einsum(
-                "nbu,abc->nacu",
-                environment[:, right_spans[path[1]]],
+                "nub,abc->nuca",
+                environment[:, :, right_spans[path[1]]],
                 jnp.asarray(product.coefficients(path), environment.dtype),
             )
             for path in paths
         ]
-        out = contract(features[:, :, left_spans[i_left]], jnp.concatenate(matrices, axis=2))
-        sizes = np.cumsum([matrix.shape[2] for matrix in matrices])[:-1]
-        results |= dict(zip(paths, jnp.split(out, sizes, axis=2), strict=True))
+        out = jnp.einsum("nuca,nuak->nuck", jnp.concatenate(matrices, axis=2), features[:, :, span])
+        ends = np.cumsum([matrix.shape[2] for matrix in matrices])[:-1]
+        results |= dict(zip(paths, jnp.split(out, ends, axis=2), strict=True))
     return [
-        jnp.stack([results[path] for path in product.paths if path[2] == i_out], axis=3)
+        jnp.stack([results[path] for path in product.paths if path[2] == i_out], axis=2)
         for i_out in range(len(product.out))
     ]

@@ -59,8 +59,8 @@ def evaluate(
         positions: Å.
         cell: Å, rows are the lattice vectors.
         species: index per atom, −1 for padding.
-        neighbours: ``.indices`` [N, K] (N in an empty slot) and ``.shifts`` [N, K, 3] (the neighbour
-            is at r_j + shift·cell), as :class:`md.neighbours.NeighbourList` has them.
+        neighbours: ``.indices`` [N, K] (N in an empty slot) and ``.shifts`` [N, K, 3] (the
+            neighbour is at r_j + shift·cell), as :class:`md.neighbours.NeighbourList` has them.
         block_size: atoms evaluated at once; by default :func:`default_block_size`.
     """
     n = positions.shape[0]
@@ -213,7 +213,7 @@ def neighbour_virials(
     neighbours: Int[Array, "N K"],
     mask: Bool[Array, "N K"],
 ) -> Float[Array, "N 3 3"]:
-    """Per-atom virials on the neighbours, W_j = −Σ_i r_ij ⊗ g_ij: the form that heat flux needs, eV.
+    """Per-atom virials on the neighbours, W_j = −Σ_i r_ij ⊗ g_ij, eV: the form of the heat flux.
 
     The sum over all atoms is −V·σ. (Fan et al., Phys. Rev. B 92, 094301 (2015), eq. 22.)
     """
@@ -226,5 +226,5 @@ def neighbour_virials(
 def centre_virials(
     vectors: Float[Array, "N K 3"], gradients: Float[Array, "N K 3"]
 ) -> Float[Array, "N 3 3"]:
-    """Per-atom virials on the centres, −Σ_j r_ij ⊗ g_ij: minus each site energy's strain derivative."""
+    """Per-atom virials on the centres, −Σ_j r_ij ⊗ g_ij: minus the site's strain derivative."""
     return -jnp.einsum("nki,nkj->nij", vectors, gradients, precision=lax.Precision.HIGHEST)
