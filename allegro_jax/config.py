@@ -24,15 +24,15 @@ Scalars = tuple[float, ...]
 class AllegroConfig:
     """What an Allegro potential is, apart from its weights. Frozen, hashable, and validated.
 
-    Two architectures carry the name: ``modern`` (nequip-allegro 0.4 and later) and ``original`` (the
-    paper: Musaelian et al., Nat. Commun. 14, 579 (2023)). Sequences and mappings are accepted where
+    Two architectures carry the name: ``modern`` (nequip-allegro 0.4 and later) and ``original``
+    (the paper: Musaelian et al., Nat. Commun. 14, 579 (2023)). Sequences and mappings are accepted where
     tuples are stored; a number given for a per-species field stands for all species.
 
     Attributes:
         species: chemical symbols; species indices refer to this order.
         cutoff: the largest distance of two interacting atoms, in Å (``r_max``).
-        pair_cutoffs: optional directed table, ``pair_cutoffs[centre][neighbour]`` in Å, each at most
-            ``cutoff``; or a mapping ``{centre: {neighbour: Å}}``, missing entries being ``cutoff``.
+        pair_cutoffs: optional directed table, ``pair_cutoffs[centre][neighbour]`` in Å, each at
+            most ``cutoff``; or a mapping ``{centre: {neighbour: Å}}``, missing entries being ``cutoff``.
         architecture: ``"modern"`` or ``"original"``.
         l_max: highest degree of the spherical harmonics.
         parity: keep tensor features of both parities (``True``), or those of the harmonics only.
@@ -47,13 +47,15 @@ class AllegroConfig:
         latent_hidden, latent_nonlinearity: the same for the MLP of every layer.
         readout_hidden, readout_nonlinearity: the same for the edge-energy MLP.
         path_channel_coupling: a weight per (channel, path), or per path only (modern).
-        weight_individual_irreps: environment weights per (channel, degree), or per channel (modern).
-        forward_normalize: MLPs scaled to keep the variance of activations, or of gradients (modern).
+        weight_individual_irreps: environment weights per (channel, degree), or per channel
+            (modern).
+        forward_normalize: MLPs scaled to keep the variance of activations, or of gradients
+            (modern).
         residual_weight: α of the residual update x ← (x + α·Δx)/√(1+α²) (original).
         average_neighbours: mean number of neighbours, one number or one per (centre) species.
         species_scales: eV; factor of the site energy. ``scales_trainable`` makes it a weight.
-        species_shifts: eV; energy of an isolated atom, added in float64. ``shifts_trainable`` adds a
-            trainable correction to it.
+        species_shifts: eV; energy of an isolated atom, added in float64. ``shifts_trainable`` adds
+            a trainable correction to it.
         zbl: add the Ziegler-Biersack-Littmark repulsion; ``zbl_cutoff_power`` is its envelope's p.
     """
 
@@ -121,7 +123,7 @@ class AllegroConfig:
         return tuple(atomic_numbers[symbol] for symbol in self.species)
 
     def per_species(self, field: str) -> Scalars:
-        """The values of ``average_neighbours``, ``species_scales`` or ``species_shifts``, per species."""
+        """``average_neighbours``, ``species_scales`` or ``species_shifts``, one per species."""
         value = getattr(self, field)
         return value if isinstance(value, tuple) else (value,) * self.num_species
 
@@ -226,7 +228,7 @@ class AllegroConfig:
             value = getattr(self, name)
             if value in ("sigmoid", "softplus"):
                 raise ValueError(
-                    f"{name}: {value!r} does not vanish at 0, so energies would jump at the cutoff; "
+                    f"{name}: {value!r} does not vanish at 0: energies would jump at the cutoff; "
                     f"choose one of {', '.join(allowed)}"
                 )
             if value not in allowed:
@@ -255,12 +257,12 @@ class AllegroConfig:
             or self.embedding_dim < 2
         ):
             raise ValueError(f"embedding_dim: needs a whole number, got {self.embedding_dim!r}")
-        if self.radial_basis == "bessel" and self.architecture == "modern":
-            if self.embedding_width % 2:
-                raise ValueError(
-                    f"embedding_dim: must be even (half for each species of a pair), "
-                    f"got {self.embedding_width}"
-                )
+        product_embedding = self.radial_basis == "bessel" and self.architecture == "modern"
+        if product_embedding and self.embedding_width % 2:
+            raise ValueError(
+                f"embedding_dim: must be even (half for each species of a pair), "
+                f"got {self.embedding_width}"
+            )
         for name in ("two_body_hidden", "latent_hidden", "readout_hidden"):
             for width in getattr(self, name):
                 if isinstance(width, bool) or not isinstance(width, int) or width < 1:

@@ -41,7 +41,7 @@ def _envelope_jvp(power, primals, tangents):
 def bessel_basis(
     x: Float[Array, "*batch"], frequencies: Float[Array, " n"]
 ) -> Float[Array, "*batch n"]:
-    """sin(nπx)/(πx) for every frequency n: Gasteiger et al., arXiv:2003.03123, less its √(2/r_c)."""
+    """sin(nπx)/(πx) for every frequency n (Gasteiger et al., arXiv:2003.03123, less √(2/r_c))."""
     return jnp.sinc(x[..., None] * frequencies) * frequencies
 
 
