@@ -9,16 +9,15 @@ lists nor cells.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Array, Float
 
 from md import summation
-from md.neighbours import NeighbourList
 from md.state import State
 from md.summation import TwoFloat
 
-Interactions = Callable[[State, NeighbourList], tuple[State, NeighbourList]]
+Interactions = Callable[[State, Any], tuple[State, Any]]
 Scalar = Float[Array, ""] | float
 
 
@@ -34,7 +33,7 @@ class Integrator(NamedTuple):
     """
 
     init: Callable[[State], State]
-    step: Callable[[State, NeighbourList, Interactions], tuple[State, NeighbourList]]
+    step: Callable[[State, Any, Interactions], tuple[State, Any]]
     energy_exchanged: Callable[[State], TwoFloat]
 
 
@@ -69,9 +68,7 @@ def velocity_verlet(timestep: Scalar) -> Integrator:
         timestep: Å·√(amu/eV) (``femtoseconds * units.FEMTOSECOND``).
     """
 
-    def step(
-        state: State, neighbours: NeighbourList, interactions: Interactions
-    ) -> tuple[State, NeighbourList]:
+    def step(state: State, neighbours: Any, interactions: Interactions) -> tuple[State, Any]:
         state = drift(kick(state, timestep / 2), timestep)
         state, neighbours = interactions(state, neighbours)
         return kick(state, timestep / 2), neighbours

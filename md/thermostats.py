@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -9,7 +11,6 @@ from jaxtyping import Array, Float
 
 from md import summation, units
 from md.integrators import Integrator, Interactions, Scalar, drift, kick
-from md.neighbours import NeighbourList
 from md.state import State, kinetic_energy, real_atoms
 from md.summation import TwoFloat
 
@@ -61,9 +62,7 @@ def langevin(timestep: Scalar, temperature: Scalar, friction: Scalar) -> Integra
         taken = summation.add(state.thermostat.taken, -jnp.sum(change))
         return state.replace(momenta=momenta, thermostat=LangevinState(taken))
 
-    def step(
-        state: State, neighbours: NeighbourList, interactions: Interactions
-    ) -> tuple[State, NeighbourList]:
+    def step(state: State, neighbours: Any, interactions: Interactions) -> tuple[State, Any]:
         state = drift(kick(state, timestep / 2), timestep / 2)
         state = drift(ornstein_uhlenbeck(state), timestep / 2)
         state, neighbours = interactions(state, neighbours)
@@ -160,9 +159,7 @@ def nose_hoover_chain(
             momenta=scale * state.momenta, thermostat=ChainState(jnp.stack(v), work)
         )
 
-    def step(
-        state: State, neighbours: NeighbourList, interactions: Interactions
-    ) -> tuple[State, NeighbourList]:
+    def step(state: State, neighbours: Any, interactions: Interactions) -> tuple[State, Any]:
         state = drift(kick(chain(state, timestep / 2), timestep / 2), timestep)
         state, neighbours = interactions(state, neighbours)
         return chain(kick(state, timestep / 2), timestep / 2), neighbours
