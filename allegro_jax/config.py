@@ -25,14 +25,15 @@ class AllegroConfig:
     """What an Allegro potential is, apart from its weights. Frozen, hashable, and validated.
 
     Two architectures carry the name: ``modern`` (nequip-allegro 0.4 and later) and ``original``
-    (the paper: Musaelian et al., Nat. Commun. 14, 579 (2023)). Sequences and mappings are accepted where
-    tuples are stored; a number given for a per-species field stands for all species.
+    (the paper: Musaelian et al., Nat. Commun. 14, 579 (2023)). Sequences and mappings are accepted
+    where tuples are stored; a number given for a per-species field stands for all species.
 
     Attributes:
         species: chemical symbols; species indices refer to this order.
         cutoff: the largest distance of two interacting atoms, in Å (``r_max``).
         pair_cutoffs: optional directed table, ``pair_cutoffs[centre][neighbour]`` in Å, each at
-            most ``cutoff``; or a mapping ``{centre: {neighbour: Å}}``, missing entries being ``cutoff``.
+            most ``cutoff``; or a mapping ``{centre: {neighbour: Å}}`` whose missing entries are
+            ``cutoff``.
         architecture: ``"modern"`` or ``"original"``.
         l_max: highest degree of the spherical harmonics.
         parity: keep tensor features of both parities (``True``), or those of the harmonics only.

@@ -143,6 +143,10 @@ class SinglePoint:
             atoms.positions, atoms.cell.array, atoms.pbc, potential.cutoff, species,
             potential.pair_cutoffs,
         )  # fmt: skip
+        coincident = np.flatnonzero(~pairs.vectors.any(axis=1))
+        if len(coincident):
+            i, j = pairs.centre[coincident[0]], pairs.neighbour[coincident[0]]
+            raise ValueError(f"positions: atoms {i} and {j} are in one place")
         counts = np.bincount(pairs.centre, minlength=n)
         self._grow(n, int(counts.max(initial=0)))
         rows, slots = self.atoms_capacity, self.slots_capacity
@@ -165,8 +169,8 @@ class SinglePoint:
             broken = ~np.isfinite(out["forces"]).all(axis=1) | ~np.isfinite(out["energies"])
             atom = int(np.argmax(broken)) if broken.any() else 0
             raise ValueError(
-                f"the energy or forces are not finite, first at atom {atom}: "
-                "two atoms may be in one place"
+                f"the energy or forces are not finite, first at atom {atom} "
+                f"({atoms.symbols[atom]}): atoms may be too close"
             )
         if atoms.pbc.all() and atoms.cell.volume > 0:
             virial = np.asarray(result.virial, np.float64)
