@@ -28,8 +28,8 @@ from allegro_jax.radial import COULOMB
 
 StateDict = Mapping[str, np.ndarray]
 
-# Largest deviation of forces from the reference, relative to their root mean square. A wrong setting
-# deviates by percents; a float32 reference itself is off by about 1e-6.
+# Largest deviation of forces from the reference, relative to their root mean square. A wrong
+# setting deviates by percents; a float32 reference itself is off by about 1e-6.
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4}
 
 # Nothing that was learned or chosen: Clebsch-Gordan coefficients, spline knots that follow from
@@ -77,8 +77,9 @@ def convert(
     report(differences.summary())
     if not differences.agree(TOLERANCE[reference.dtype]):
         raise ValueError(
-            f"{source}: the converted model disagrees with the reference ({differences.summary()}); "
-            "nothing was written. Please report this, with the model's configuration"
+            f"{source}: the converted model disagrees with the reference "
+            f"({differences.summary()}); nothing was written. Please report this, with the model's "
+            "configuration"
         )
     training = {
         "program": "nequip",
@@ -109,8 +110,8 @@ class Differences(NamedTuple):
     def agree(self, tolerance: float) -> bool:
         """Whether all are below ``tolerance`` × the force RMS (times 1 Å for the energy, over 1 Å²
         for the stress: the model's own scale of energies). NaN disagrees."""
-        worst = max(self.energy, self.forces, self.stress)
-        return bool(np.isfinite(worst)) and worst <= tolerance * max(self.force_rms, 1e-6)
+        worst = np.max([self.energy, self.forces, self.stress])  # NaN if one is
+        return bool(worst <= tolerance * max(self.force_rms, 1e-6))
 
     def summary(self) -> str:
         return (
@@ -234,7 +235,8 @@ class _Entries:
             key.endswith("class_embed.weight") and value.shape == (shape[0], shape[1] * shape[2])
         ):
             raise ValueError(
-                f"state_dict: {key!r} has the shape {value.shape}, the configuration asks for {shape}"
+                f"state_dict: {key!r} has the shape {value.shape}, the configuration asks for "
+                f"{shape}"
             )
         return value.reshape(shape)
 

@@ -70,7 +70,10 @@ class NequipModel:
             warnings.simplefilter("ignore")
             data = from_ase(atoms)
             for transform in basic_transforms(
-                metadata, float(metadata["r_max"]), names, dict(zip(self.species, names, strict=True))
+                metadata,
+                float(metadata["r_max"]),
+                names,
+                dict(zip(self.species, names, strict=True)),
             ):
                 data = transform(data)
             out = {key: value.detach().numpy() for key, value in self.module(data).items()}
@@ -108,7 +111,8 @@ def load(source: str | os.PathLike[str], species: Mapping[str, str] | None = Non
         from nequip.utils.global_state import set_global_state
     except ImportError as error:
         raise ValueError(
-            f'reading {path.name} needs torch and nequip: pip install "allegro-jax[nequip]" ({error})'
+            f"{path.name} is read with torch and nequip, which are missing ({error}): "
+            'pip install "allegro-jax[nequip]"'
         ) from None
     with _quiet():
         set_global_state()
@@ -185,7 +189,7 @@ def _species(
     return result
 
 
-# -- settings of a built model ----------------------------------------------------------------------
+# -- settings of a built model --------------------------------------------------------------------
 
 
 def config_of(model: NequipModel) -> AllegroConfig:
@@ -222,7 +226,7 @@ def config_of(model: NequipModel) -> AllegroConfig:
         num_layers=allegro.num_layers,
         num_scalar_features=allegro.num_scalar_features,
         num_tensor_features=allegro.num_tensor_features,
-        path_channel_coupling=allegro.tps[0].weights.ndim == 2,
+        path_channel_coupling=allegro.tps[0].path_channel_coupling,
         weight_individual_irreps=allegro._env_weighter.weight_individual_irreps,
         forward_normalize=forward,
         average_neighbours=_average_neighbours(model, allegro),

@@ -8,8 +8,8 @@ needs only numpy; writing it needs an environment with torch, nequip and nequip-
     python tests/reference/make_reference.py
 
 It writes ``modern.npz`` beside this script. Entries are named ``CASE/FIELD``: ``config`` (JSON),
-``weights/KEY``, ``positions`` (N, 3) Å, ``cell`` (3, 3) Å (rows; zero without a cell), ``pbc`` (3,),
-``species`` (N,) indices into ``config["species"]``, ``site_energies`` (N,) eV, ``energy`` eV,
+``weights/KEY``, ``positions`` (N, 3) Å, ``cell`` (3, 3) Å (rows; zero without a cell), ``pbc``
+(3,), ``species`` (N,) indices into ``config["species"]``, ``site_energies`` (N,) eV, ``energy`` eV,
 ``forces`` (N, 3) eV/Å and, where all directions are periodic or a cell is given, ``stress`` (3, 3)
 eV/Å³ in ASE's sign.
 """
@@ -85,7 +85,10 @@ CASES = {
         "close",
     ),
     "no_path_channel_coupling": ({"path_channel_coupling": False}, "slab"),
-    "shared_irreps_weights": ({"weight_individual_irreps": False, "num_layers": 3, "l_max": 1}, "slab"),
+    "shared_irreps_weights": (
+        {"weight_individual_irreps": False, "num_layers": 3, "l_max": 1},
+        "slab",
+    ),
     "per_species_numbers": (
         {
             "average_neighbours": [4.0, 9.5, 17.0],
