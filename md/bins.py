@@ -1,8 +1,8 @@
 """The search behind neighbour lists: atoms sorted into bins, candidates from a stencil of bins.
 
-Bins lie along the cell's own axes. Where the stencil reaches past the cell it wraps around, as often
-as needed, and each turn is another periodic image. With a single bin this is the plain search over
-all pairs and images.
+Bins lie along the cell's own axes. Where the stencil reaches past the cell it wraps around, as
+often as needed, and each turn is another periodic image. With a single bin this is the plain
+search over all pairs and images.
 """
 
 from __future__ import annotations
@@ -112,8 +112,9 @@ def bin_of_atoms(
 ) -> tuple[Int[Array, "atoms 3"], Int[Array, "atoms 3"], Float[Array, " 3"]]:
     """Bin of each atom along each axis, image of each atom, and the width of the bins in Å.
 
-    Along directions that do not repeat, bins are as wide as the range and are used again and again: far
-    atoms share bins with near ones, which costs a few candidates and is right however far atoms fly.
+    Along directions that do not repeat, bins are as wide as the range and are used again and
+    again: far atoms share bins with near ones, which costs a few candidates and is right however
+    far atoms fly.
     """
     basis = cells.frame(cell, reach.pbc)
     height = cells.heights(basis)
@@ -218,10 +219,11 @@ def first_true(
 
     Slots beyond that number hold some valid box and place.
 
-    The mask is packed into words of 24 bits, which float32 holds exactly; a slot's word is then found
-    by bisecting the running counts, and its bit by halving the word. On a CPU this is several times
-    faster than sorting, scattering, or counting single candidates. Packing and counting are matrix
-    products because XLA never computes their operands twice, as it does with sums.
+    The mask is packed into words of 24 bits, which float32 holds exactly; a slot's word is then
+    found by bisecting the running counts, and its bit by halving the word. On a CPU this is
+    several times faster than sorting, scattering, or counting single candidates. Packing and
+    counting are matrix products because XLA never computes their operands twice, as it does with
+    sums.
     """
     rows, boxes, places = mask.shape
     per_box = -(-places // _WORD)

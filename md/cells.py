@@ -1,10 +1,11 @@
 """Cells and positions: the only file that forms differences of positions.
 
-A cell is a [3, 3] array whose rows are the lattice vectors a, b, c in Å; ``pbc`` says, statically, which of
-them repeat. The rows of directions that do not repeat never matter and may be zero.
+A cell is a [3, 3] array whose rows are the lattice vectors a, b, c in Å; ``pbc`` says,
+statically, which of them repeat. The rows of directions that do not repeat never matter and may
+be zero.
 
-Everything is written out in components rather than as matrix products: accelerators round the inputs of
-small matrix products (TF32), and the CPU compiler of one release of JAX got them wrong.
+Everything is written out in components rather than as matrix products: accelerators round the
+inputs of small matrix products (TF32), and the CPU compiler of one release of JAX got them wrong.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ Periodicity = tuple[bool, bool, bool]
 
 
 def lattice_vector(coefficients: Array, cell: Float[Array, "3 3"]) -> Float[Array, "... 3"]:
-    """Σ_d coefficients[..., d] · cell[d]: from lattice (integer or fractional) to Cartesian coordinates."""
+    """From lattice (integer or fractional) to Cartesian coordinates: Σ_d coefficient_d · cell_d."""
     c = coefficients.astype(cell.dtype)
     return c[..., 0:1] * cell[0] + c[..., 1:2] * cell[1] + c[..., 2:3] * cell[2]
 
@@ -24,7 +25,7 @@ def lattice_vector(coefficients: Array, cell: Float[Array, "3 3"]) -> Float[Arra
 def difference(
     r_neighbour: Float[Array, "*#batch 3"], r_centre: Float[Array, "*#batch 3"]
 ) -> Float[Array, "*batch 3"]:
-    """Vector from one position to another as they stand, without any image: r_neighbour − r_centre."""
+    """Vector from a centre to a position as they stand, without any image, Å."""
     return r_neighbour - r_centre
 
 
@@ -34,7 +35,7 @@ def displacement(
     shift: Int[Array, "*#batch 3"],
     cell: Float[Array, "3 3"],
 ) -> Float[Array, "*batch 3"]:
-    """Vector from a centre to the image of its neighbour: r_neighbour − r_centre + shift · cell, Å."""
+    """Vector from a centre to its neighbour's image, r_neighbour − r_centre + shift · cell, Å."""
     return difference(r_neighbour, r_centre) + lattice_vector(shift, cell)
 
 
@@ -46,8 +47,8 @@ def volume(cell: Float[Array, "3 3"]) -> Float[Array, ""]:
 def frame(cell: Float[Array, "3 3"], pbc: Periodicity) -> Float[Array, "3 3"]:
     """The repeating lattice vectors, completed to a basis by unit vectors perpendicular to them.
 
-    Fractional coordinates in this basis count lattice vectors along directions that repeat, and Å along
-    those that do not, whatever the cell holds there.
+    Fractional coordinates in this basis count lattice vectors along directions that repeat, and Å
+    along those that do not, whatever the cell holds there.
     """
     periodic = [d for d in range(3) if pbc[d]]
     if len(periodic) == 3:
@@ -98,7 +99,9 @@ def images(
 
 
 def translate(
-    positions: Float[Array, "*#batch 3"], lattice: Int[Array, "*#batch 3"], cell: Float[Array, "3 3"]
+    positions: Float[Array, "*#batch 3"],
+    lattice: Int[Array, "*#batch 3"],
+    cell: Float[Array, "3 3"],
 ) -> Float[Array, "*batch 3"]:
     """positions + lattice · cell."""
     return positions + lattice_vector(lattice, cell)
@@ -113,12 +116,12 @@ def travelled(
 ) -> tuple[Float[Array, " atoms"], Float[Array, ""]]:
     """How far atoms and cell have moved since a reference.
 
-    With F the deformation that takes the reference cell to the present one (r → r F), any pair vector d
-    has become d F + u_j − u_i, where u are the movements left over after the deformation.
+    With F the deformation that takes the reference cell to the present one (r → r F), any pair
+    vector d has become d F + u_j − u_i, where u are the movements left over after the deformation.
 
     Returns:
-        |u| of each atom, Å (exactly |r − r₀| while the cell is unchanged), and the Frobenius norm of F − 1,
-        which bounds how much the deformation shortens a vector: |d F| ≥ (1 − ‖F − 1‖) |d|.
+        |u| of each atom, Å (exactly |r − r₀| while the cell is unchanged), and the Frobenius norm
+        of F − 1. It bounds how much the deformation shortens a vector: |d F| ≥ (1 − ‖F − 1‖) |d|.
     """
     inverse = reciprocal(frame(reference_cell, pbc)).T
     change = frame(cell, pbc) - frame(reference_cell, pbc)

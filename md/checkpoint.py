@@ -1,4 +1,4 @@
-"""Checkpoints: everything that a run needs to go on as if it had never stopped, in one .npz without pickle."""
+"""Checkpoints: all that a run needs to go on as if it had never stopped. One .npz, no pickle."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ FORMAT = 1
 def save(path: Path, state: State, neighbour_list: NeighbourList, facts: dict[str, Any]) -> None:
     """Write a checkpoint, replacing the old one only when the new one is complete.
 
-    The neighbour list is kept as what it was built from: its order decides how sums round, so a restarted run
-    must find the same list, not just an equivalent one.
+    The neighbour list is kept as what it was built from: its order decides how sums round, so a
+    restarted run must find the same list, not just an equivalent one.
 
     Args:
         facts: what else to keep (JSON): the run's settings and the sizes of its files.
@@ -75,8 +75,8 @@ def load(
         stored = arrays.get(name)
         if stored is None or stored.shape != leaf.shape or stored.dtype != leaf.dtype:
             raise ValueError(
-                f"{path} belongs to another kind of run ({name} differs): restart with the same structure, "
-                "ensemble and precision"
+                f"{path} belongs to another kind of run ({name} differs): restart with the same "
+                "structure, ensemble and precision"
             )
         value = jnp.asarray(stored)
         leaves.append(jax.random.wrap_key_data(value) if _is_key(original) else value)

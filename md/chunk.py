@@ -1,4 +1,4 @@
-"""The compiled part of a run: a chunk of steps, with nothing left to the host but to read its report."""
+"""The compiled part of a run: a chunk of steps, of which the host only reads the report."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def check(state: State, alarm: Alarm, hottest: Float[Array, ""] | float) -> Alar
 def closest_pair(
     state: State, neighbours: NeighbourList, shortest_distances: Float[Array, "T T"]
 ) -> Closest:
-    """The pair of the neighbour list that is closest in proportion to its shortest allowed distance."""
+    """The listed pair that is closest in proportion to its shortest allowed distance."""
     n = state.positions.shape[0]
 
     def closest_to(row):

@@ -50,7 +50,7 @@ class Ensemble:
 
 @struct.dataclass
 class Parameters:
-    """Traced numbers of an integrator; those that an ensemble does not have are 0 and never read."""
+    """Traced numbers of an integrator, in the engine's units; 0 where an ensemble has none."""
 
     timestep: Any
     temperature: Any
@@ -69,7 +69,8 @@ def choose(
     """Check a request and fill in defaults: friction 0.01/fs; time constant 100 time steps.
 
     Raises:
-        ValueError: for an unknown name, a missing or impossible value, or one that would be ignored.
+        ValueError: for an unknown name, a missing or impossible value, or one that would be
+            ignored.
     """
     if name not in NAMES:
         raise ValueError(f"ensemble must be one of {', '.join(NAMES)}, not {name!r}")
@@ -99,7 +100,8 @@ def choose(
     constant = 100 * timestep_fs if time_constant_fs is None else time_constant_fs
     if not constant >= 10 * timestep_fs:
         raise ValueError(
-            f"time_constant_fs = {constant} is too short for steps of {timestep_fs} fs: at least 10 steps"
+            f"time_constant_fs = {constant} is too short for steps of {timestep_fs} fs: "
+            "take at least 10 steps"
         )
     return Ensemble(name, float(temperature_K), time_constant_fs=float(constant))
 

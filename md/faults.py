@@ -1,4 +1,4 @@
-"""What can go wrong inside compiled code: one bit per cause, sticky, read by the host once per chunk."""
+"""What can go wrong inside compiled code: one sticky bit per cause, read once per chunk."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from enum import IntFlag
 class Fault(IntFlag):
     """Causes, as bits of an int32 that compiled code carries.
 
-    The first group is mended by growing a buffer and running the chunk again; the second stops a run.
+    The first three are mended by growing a buffer and running the chunk again (``GROWABLE``); the
+    others stop a run.
     """
 
     NEIGHBOUR_CAPACITY = 1

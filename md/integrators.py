@@ -1,9 +1,9 @@
 """Integrators: pairs of pure functions (init, step) over :class:`md.state.State`.
 
-``step`` advances a state by one time step. It asks for forces through ``interactions``, the function that the
-run loop hands in: ``interactions(state, neighbours)`` returns the state with forces, energies and virial at its
-positions, and a neighbour list that is right for them. An integrator therefore knows neither potentials nor
-lists nor cells.
+``step`` advances a state by one time step. It asks for forces through ``interactions``, the
+function that the run loop hands in: ``interactions(state, neighbours)`` returns the state with
+forces, energies and virial at its positions, and a neighbour list that is right for them. An
+integrator therefore knows neither potentials nor lists nor cells.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ class Integrator(NamedTuple):
 
     Attributes:
         init: ``state -> state``, adds the integrator's own variables (``state.thermostat``).
-        step: ``(state, neighbours, interactions) -> (state, neighbours)``. The state's forces must be those at
-            its positions; those of the result are. ``state.step`` is left to the caller.
-        energy_exchanged: ``state -> TwoFloat``, eV: add it to potential + kinetic energy to get the quantity
-            that exact dynamics would conserve.
+        step: ``(state, neighbours, interactions) -> (state, neighbours)``. The state's forces
+            must be those at its positions; those of the result are. ``state.step`` is left to the
+            caller.
+        energy_exchanged: ``state -> TwoFloat``, eV: add it to potential + kinetic energy to get
+            the quantity that exact dynamics would conserve.
     """
 
     init: Callable[[State], State]
@@ -62,7 +63,8 @@ def velocity_verlet(timestep: Scalar) -> Integrator:
     Δt      time step               ``timestep``
     ======  ======================  ==================
 
-    Conserved: potential + kinetic energy. Source: W. C. Swope et al., J. Chem. Phys. 76, 637 (1982).
+    Conserved: potential + kinetic energy.
+    Source: W. C. Swope et al., J. Chem. Phys. 76, 637 (1982).
 
     Args:
         timestep: Å·√(amu/eV) (``femtoseconds * units.FEMTOSECOND``).

@@ -1,12 +1,12 @@
-"""Dense neighbour lists with a skin: any cell, any mix of periodic directions, any number of images.
+"""Dense neighbour lists with a skin: any cell, any periodic directions, any number of images.
 
-One algorithm (:mod:`md.bins`) serves all sizes: with many bins it is the O(N) cell list, with one the
-plain search over all pairs and images, which is what small systems get. Atoms are processed in
+One algorithm (:mod:`md.bins`) serves all sizes: with many bins it is the O(N) cell list, with one
+the plain search over all pairs and images, which is what small systems get. Atoms are processed in
 blocks, so that candidates are never held for all of them at once.
 
-Nothing is lost silently. Whatever does not fit sets a bit of ``faults`` and records the size that was
-required; the owner of the list then calls ``grow`` and repeats what it did since the list was last
-good.
+Nothing is lost silently. Whatever does not fit sets a bit of ``faults`` and records the size that
+was required; the owner of the list then calls ``grow`` and repeats what it did since the list was
+last good.
 
 The interface is that of jax-md: ``allocate`` chooses sizes (on the host), ``update`` rebuilds with
 these sizes (inside compiled code).
@@ -39,7 +39,8 @@ class NeighbourList:
 
     Attributes:
         indices: [N, K] int32, index of the neighbour in each slot; N where the slot is empty.
-        shifts: [N, K, 3] int8, lattice translation S of the neighbour: its image sits at r_j + S · cell.
+        shifts: [N, K, 3] int8, lattice translation S of the neighbour, whose image is then at
+            r_j + S · cell.
         reference_positions, reference_cell: where the list was built.
         faults: int32 bits of :class:`md.faults.Fault`, sticky until the list is allocated anew.
         required: the largest sizes met.
@@ -73,8 +74,8 @@ class NeighbourFunctions(NamedTuple):
         allocate: ``(positions, cell, species) -> NeighbourList``; on the host, chooses capacities.
         update: ``(neighbours, positions, cell, species) -> NeighbourList``; rebuilds with the same
             capacities, inside compiled code.
-        grow: ``(neighbours, positions, cell, species) -> NeighbourList``; on the host, enlarges only what
-            the faults of ``neighbours`` name, and rebuilds.
+        grow: ``(neighbours, positions, cell, species) -> NeighbourList``; on the host, enlarges
+            only what the faults of ``neighbours`` name, and rebuilds.
     """
 
     allocate: Callable[..., NeighbourList]
@@ -199,8 +200,8 @@ def needs_update(
 ) -> Bool[Array, ""]:
     """Whether a pair outside the list may have come within its cutoff: one scalar.
 
-    With u the movements of the atoms beyond the deformation F of the cell, a pair that was farther apart
-    than cutoff + skin is still farther than (1 − ‖F − 1‖)(cutoff + skin) − 2 max |u|.
+    With u the movements of the atoms beyond the deformation F of the cell, a pair that was
+    farther apart than cutoff + skin is still farther than (1 − ‖F − 1‖)(cutoff + skin) − 2 max |u|.
     """
     reach = neighbours.reach
     moved, strain = cells.travelled(
@@ -216,7 +217,7 @@ def update(
     cell: Float[Array, "3 3"],
     species: Int[Array, " atoms"],
 ) -> NeighbourList:
-    """Rebuild the list in place of the old one. Pure, of fixed shapes, for use inside compiled code.
+    """A list for new positions, of the same sizes: pure, for use inside compiled code.
 
     Nothing is lost silently: see ``faults`` of the result.
     """
@@ -241,7 +242,7 @@ _update_compiled = jax.jit(update)
 def build(
     positions: Any, cell: Any, species: Any, reach: Reach, capacities: Capacities
 ) -> NeighbourList:
-    """A list of given sizes, built on the spot. On the host; :func:`update` is for compiled code."""
+    """A list of given sizes, built on the spot. On the host."""
     blank = _empty(positions, cell, reach, capacities)
     indices, shifts, faults, required = bins.search_compiled(
         positions, cell, species, reach=reach, capacities=capacities

@@ -1,4 +1,4 @@
-"""What is measured along a run: in compiled code as parts, on the host as float64 numbers with units."""
+"""What is measured along a run: parts in compiled code, numbers with units on the host."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def log_line(
         timestep_fs: fs.
         freedom: kinetic degrees of freedom, for the temperature 2K / (freedom k_B); 0 gives 0 K.
         reference_energy: eV, Σ of the species' reference energies.
-        periodic: whether all three directions repeat. If not, neither volume nor pressure has a meaning:
-            both are NaN, empty cells in the file.
+        periodic: whether all three directions repeat. If not, neither volume nor pressure has a
+            meaning: both are NaN, empty cells in the file.
 
     The pressure is (2K − tr dE/dε) / 3V, the kinetic part included.
     """

@@ -80,11 +80,12 @@ def simulate(
 ) -> Simulation:
     """Run molecular dynamics of a structure under a potential.
 
-    Everything between two looks of the host is one compiled program. The same arguments on the same machine
-    give the same trajectory, on a CPU bit for bit.
+    Everything between two looks of the host is one compiled program. The same arguments on the
+    same machine give the same trajectory, on a CPU bit for bit.
 
     Args:
-        potential: Allegro, Lennard-Jones, or anything else behind :class:`md.local_potential.LocalPotential`.
+        potential: Allegro, Lennard-Jones, or anything else behind
+            :class:`md.local_potential.LocalPotential`.
         atoms: the structure: any cell, any mix of periodic directions. Its masses are used.
         steps: number of time steps (with ``restart``: of the whole run, those done included).
         ensemble: ``"nve"``, ``"langevin"`` (BAOAB) or ``"nvt"`` (Nosé-Hoover chain).
@@ -92,22 +93,26 @@ def simulate(
         timestep_fs: fs.
         friction_per_fs: langevin only; 0.01 unless given.
         time_constant_fs: nvt only; 100 time steps unless given.
-        velocities: ``"draw"`` from the Maxwell-Boltzmann distribution (without drift), or ``"keep"`` those of
-            ``atoms``.
+        velocities: ``"draw"`` from the Maxwell-Boltzmann distribution (without drift), or
+            ``"keep"`` those of ``atoms``.
         seed: of velocities and noise.
         dtype: precision of the run; that of the potential's weights unless given.
-        output: folder for log.csv, trajectory.extxyz, final.extxyz, checkpoint.npz and run.png. Files of an
-            earlier run are moved into ``previous-1`` and so on. Without a folder, frames stay in memory.
-        log_every, trajectory_every: steps between lines of the log and between frames (0: no frames). Step 0
-            is the first of both.
-        restart: go on from ``output``'s checkpoint, bit-identical to a run that never stopped (on a CPU).
+        output: folder for log.csv, trajectory.extxyz, final.extxyz, checkpoint.npz and run.png.
+            Files of an earlier run are moved into ``previous-1`` and so on. Without a folder,
+            frames stay in memory.
+        log_every, trajectory_every: steps between lines of the log and between frames (0: no
+            frames). Step 0 is the first of both.
+        restart: go on from ``output``'s checkpoint, bit-identical to a run that never stopped (on
+            a CPU).
         skin: Å by which the neighbour list exceeds the cutoff.
-        chunk_steps: steps between two looks of the host; chosen from the number of atoms unless given.
+        chunk_steps: steps between two looks of the host; chosen from the number of atoms unless
+            given.
         block_size: atoms evaluated at once; chosen from the list unless given.
-        maximum_temperature_K: hotter than this counts as exploded; ten times the larger of the temperature and
-            1000 K unless given.
-        shortest_distances: [T, T] Å; warns once when a pair comes closer than this (looked at with each line
-            of the log), typically the shortest distances of the training data. 0 where unknown.
+        maximum_temperature_K: hotter than this counts as exploded; ten times the larger of the
+            temperature and 1000 K unless given.
+        shortest_distances: [T, T] Å; warns once when a pair comes closer than this (looked at
+            with each line of the log), typically the shortest distances of the training data. 0
+            where unknown.
         progress: whether to show a progress bar.
 
     Raises:
@@ -252,8 +257,10 @@ class _Run:
     def run(
         self, state: State, listed: NeighbourList, plan: Plan, fresh: bool
     ) -> tuple[State, NeighbourList, Report]:
-        """One compiled chunk. A fresh state takes one step of zero length: the same compiled code gives it
-        its first forces."""
+        """One compiled chunk.
+
+        A fresh state takes one step of zero length: the same code gives it its first forces.
+        """
         parameters = self.ensemble.parameters(0.0 if fresh else self.timestep_fs)
         return run_chunk(
             self.program,
@@ -337,8 +344,8 @@ class _Run:
         symbols = self.template.get_chemical_symbols()
         warnings.warn(
             f"step {int(closest.step[at])}: atoms {a} ({symbols[a]}) and {b} ({symbols[b]}) are "
-            f"{float(closest.distance[at]):.3f} Å apart, closer than any such pair the potential was "
-            "trained on: it extrapolates",
+            f"{float(closest.distance[at]):.3f} Å apart, closer than any such pair the potential "
+            "was trained on: it extrapolates",
             stacklevel=4,
         )
         return True
@@ -366,7 +373,7 @@ class _Run:
 
 
 def _default_chunk(atoms: int) -> int:
-    """Steps per chunk: about as much work for any size. It must not depend on how fast the machine is."""
+    """Steps per chunk: about as much work for any size, but never dependent on the machine."""
     return int(np.clip(20_000 // atoms, 20, 2000))
 
 

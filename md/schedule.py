@@ -12,9 +12,9 @@ import numpy as np
 class Schedule:
     """Strides of a run, in steps.
 
-    A compiled chunk is a fixed grid of *frames* × *segments*. Each segment is a number of steps, known only
-    when the chunk runs (possibly 0), after which observables are sampled; each row of segments ends with a
-    frame. Any remainder therefore runs in the same compiled code.
+    A compiled chunk is a fixed grid of *frames* × *segments*. Each segment is a number of steps,
+    known only when the chunk runs (possibly 0), after which observables are sampled; each row of
+    segments ends with a frame. Any remainder therefore runs in the same compiled code.
 
     Attributes:
         log_every: steps between lines of the log.

@@ -20,9 +20,10 @@ class State:
 
     Attributes:
         positions: [N, 3] Å. Integrators add to them but never subtract two of them: that is for
-            :mod:`md.cells`. They are moved back into the cell whenever the neighbour list is rebuilt.
-        images: [N, 3] the periodic copy of the cell that each atom is in; positions + images · cell is the
-            continuous path.
+            :mod:`md.cells`. They are moved back into the cell whenever the neighbour list is
+            rebuilt.
+        images: [N, 3] the periodic copy of the cell that each atom is in: its continuous path is
+            positions + images · cell.
         momenta: [N, 3] √(amu·eV).
         forces: [N, 3] eV/Å, at these positions.
         site_energies: [N] eV, without the species' reference energies.
@@ -111,8 +112,8 @@ def maxwell_boltzmann_momenta(
 ) -> Float[Array, "atoms 3"]:
     """Momenta drawn at a temperature (K): each component normal with variance m k_B T.
 
-    With ``remove_drift`` the total momentum is zero; the mean kinetic energy is then (3N − 3) k_B T / 2, the
-    share of the remaining degrees of freedom.
+    With ``remove_drift`` the total momentum is zero, and the mean kinetic energy that of the
+    remaining degrees of freedom, (3N − 3) k_B T / 2.
     """
     real = real_atoms(species)[:, None]
     thermal = jnp.sqrt(masses * units.BOLTZMANN * temperature)[:, None]

@@ -18,7 +18,7 @@ from md.state import State, initial_state
 
 
 class Frame(NamedTuple):
-    """One frame of a trajectory: arrays as in :class:`md.state.State`, and the observables with it."""
+    """One frame of a trajectory: arrays as in :class:`md.state.State`, and the observables."""
 
     positions: Float[Array, "*frames atoms 3"]
     images: Int[Array, "*frames atoms 3"]
@@ -66,7 +66,7 @@ def validate(atoms: Atoms) -> None:
 def state_from_atoms(
     atoms: Atoms, species: tuple[str, ...], momenta: Any, seed: int, dtype: Any
 ) -> State:
-    """A state at step −1 (see :func:`md.state.initial_state`), positions wrapped in float64 first."""
+    """A state at step −1 (:func:`md.state.initial_state`); positions are wrapped in float64."""
     a, b, c = (bool(p) for p in atoms.pbc)
     pbc: Periodicity = (a, b, c)
     frame = atoms.cell.complete().array
@@ -90,8 +90,8 @@ def atoms_from_frame(
 ) -> Atoms:
     """A frame (numpy) as ase.Atoms on its continuous path, with energy, forces, stress and momenta.
 
-    The step and the time in fs are in ``atoms.info``. Stress, in eV/Å³ and ASE's sign, is that of the
-    potential alone, and present where all directions repeat.
+    The step and the time in fs are in ``atoms.info``. Stress, in eV/Å³ and ASE's sign, is that of
+    the potential alone, and present where all directions repeat.
     """
     cell = np.asarray(frame.cell, float)
     atoms = Atoms(

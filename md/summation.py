@@ -1,7 +1,7 @@
 """Sums that keep the digits of a float32: pairs of numbers whose unevaluated sum is the value.
 
-The steps are those of T. J. Dekker, Numer. Math. 18, 224 (1971), and D. E. Knuth, TAOCP vol. 2, 4.2.2.
-They rely on IEEE arithmetic that the compiler does not reassociate, which XLA does not.
+The steps are those of T. J. Dekker, Numer. Math. 18, 224 (1971), and D. E. Knuth, TAOCP vol. 2,
+4.2.2. They rely on IEEE arithmetic that the compiler does not reassociate, which XLA does not.
 """
 
 from __future__ import annotations

@@ -23,9 +23,11 @@ class LangevinState:
 
 
 def langevin(timestep: Scalar, temperature: Scalar, friction: Scalar) -> Integrator:
-    r"""Langevin dynamics in the BAOAB splitting: samples positions with an error that nearly vanishes.
+    r"""Langevin dynamics in the BAOAB splitting, whose error in the positions nearly vanishes.
 
-    B: p ← p + ½Δt F(r);  A: r ← r + ½Δt p/m;  O: p ← c p + √((1 − c²) m k_B T) ξ;  A;  B,  c = exp(−γΔt)
+    B: p ← p + ½Δt F(r);  A: r ← r + ½Δt p/m;  O: p ← c p + √((1 − c²) m k_B T) ξ;  A;  B
+
+    with c = exp(−γΔt).
 
     ======  ==================================  =======================================
     Symbol  Meaning                             In the code
@@ -38,7 +40,7 @@ def langevin(timestep: Scalar, temperature: Scalar, friction: Scalar) -> Integra
     ξ       independent standard normal draws   ``noise``, from ``state.key`` and ``state.step``
     ======  ==================================  =======================================
 
-    Conserved (no drift but that of the discretisation): potential + kinetic energy − Σ ΔK over all O steps.
+    Conserved, but for the error of the steps: potential + kinetic energy − Σ ΔK over all O parts.
     The centre of mass takes part: 3N degrees of freedom.
     Source: B. Leimkuhler and C. Matthews, Appl. Math. Res. Express 2013, 34 (2013).
 
@@ -77,7 +79,7 @@ class ChainState:
 
     Attributes:
         velocities: [M] rates of change of the thermostat variables η, 1/(Å·√(amu/eV)).
-        work: Σ over the chain of (degrees of freedom) k_B T η, eV: the potential energy of the chain.
+        work: potential energy of the chain, eV: Σ (degrees of freedom) k_B T η.
     """
 
     velocities: Float[Array, " chain"]
@@ -95,13 +97,14 @@ _SUZUKI_YOSHIDA = (
 def nose_hoover_chain(
     timestep: Scalar, temperature: Scalar, time_constant: Scalar, *, length: int = 3
 ) -> Integrator:
-    r"""Constant temperature (NVT) by a chain of Nosé-Hoover thermostats: deterministic and time-reversible.
+    r"""Constant temperature (NVT) by a Nosé-Hoover chain: deterministic, time-reversible.
 
     dr/dt = p/m;  dp/dt = F − v₁ p;  dη_k/dt = v_k;
     dv₁/dt = (2K − g k_B T)/Q₁ − v₁v₂;  dv_k/dt = (Q_{k−1} v²_{k−1} − k_B T)/Q_k − v_k v_{k+1};
     Q₁ = g k_B T τ²,  Q_k = k_B T τ²
 
-    split as chain(½Δt) · velocity Verlet(Δt) · chain(½Δt), the chain by Suzuki-Yoshida's fourth order.
+    split as chain(½Δt) · velocity Verlet(Δt) · chain(½Δt), the chain by Suzuki and Yoshida's
+    fourth-order weights.
 
     ======  ==============================================  ===============================
     Symbol  Meaning                                         In the code
@@ -116,8 +119,9 @@ def nose_hoover_chain(
     M       length of the chain                             ``length``
     ======  ==============================================  ===============================
 
-    Conserved: potential + kinetic energy + Σ Q_k v_k²/2 + g k_B T η₁ + k_B T Σ_{k>1} η_k. The total momentum
-    must be zero. Source: G. J. Martyna et al., Mol. Phys. 87, 1117 (1996).
+    Conserved: potential + kinetic energy + Σ Q_k v_k²/2 + g k_B T η₁ + k_B T Σ_{k>1} η_k.
+    The total momentum must be zero.
+    Source: G. J. Martyna et al., Mol. Phys. 87, 1117 (1996).
 
     Args:
         timestep, time_constant: Å·√(amu/eV).

@@ -7,6 +7,7 @@ from itertools import product
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from md import cells
 
 TRICLINIC = np.array([[7.0, 0.3, -0.4], [2.5, 6.0, 0.2], [-1.5, 2.0, 5.5]])
@@ -71,7 +72,7 @@ def test_travelled_leaves_out_what_the_cell_did():
     assert float(change) == pytest.approx(np.linalg.norm(strain - np.eye(3)), rel=1e-3)
 
     moved, change = cells.travelled(
-        jnp.asarray(positions + [0.3, 0.0, 0.4]), jnp.asarray(positions), cell, cell, pbc
+        jnp.asarray(positions + np.array([0.3, 0.0, 0.4])), jnp.asarray(positions), cell, cell, pbc
     )
     np.testing.assert_allclose(moved, 0.5, rtol=1e-5)
     assert float(change) == 0

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from md import ensembles, summation, units
 from md.ensembles import Ensemble
 from md.state import State, initial_state, kinetic_energy, maxwell_boltzmann_momenta
@@ -50,7 +51,7 @@ def start(atoms, name, seed=0) -> tuple[State, Ensemble]:
 
 
 def run(state, ensemble, timestep_fs, steps, every=1):
-    """Advance; returns the state and, at every stride, the conserved, kinetic and potential energy."""
+    """Advance; the state and, at every stride, the conserved, kinetic and potential energy."""
 
     def total(state, integrator):
         kinetic, exchanged = kinetic_energy(state), integrator.energy_exchanged(state)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.neighborlist import neighbor_list as reference_list
+
 from md import bins, neighbours
 from md.bins import Capacities, Reach
 from md.faults import GROWABLE, Fault
@@ -22,7 +23,7 @@ update = jax.jit(neighbours.update)
 
 
 def edges(listed, positions, cell, cutoff):
-    """The set of (i, j, S) within a cutoff (a number, or one per pair), and that no edge is double."""
+    """The set of (i, j, S) within a cutoff (one, or one per pair); fails if an edge is double."""
     index, shifts = np.asarray(listed.indices), np.asarray(listed.shifts).astype(int)
     i, slot = np.nonzero(index < len(positions))
     j, shift = index[i, slot], shifts[i, slot]
