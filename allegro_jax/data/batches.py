@@ -122,12 +122,12 @@ def assemble(
             )
         )
 
-    def by_row(values: np.ndarray, fill: float, kind: Any) -> np.ndarray:
+    def by_row(values: np.ndarray, fill: int, kind: Any) -> np.ndarray:
         out = np.full((layout.rows, *values.shape[1:]), fill, kind)
         out[place] = values
         return out
 
-    def by_frame(values: np.ndarray, fill: float) -> np.ndarray:
+    def by_frame(values: np.ndarray, fill: int) -> np.ndarray:
         out = np.full((layout.frames, *values.shape[1:]), fill, dtype)
         out[: len(frames)] = values
         return out
@@ -144,7 +144,7 @@ def assemble(
         stress=by_frame(data.stress[frames], 0),
         energy_weight=by_frame(data.has_energy[frames], 0),
         force_weight=by_row(data.has_forces[frames][frame_of], 0, dtype),
-        stress_weight=by_frame(data.has_stress[frames] & (volumes > 0), 0),
+        stress_weight=by_frame(data.has_stress[frames], 0),
     )
     return Assembled(batch, frames, place, atoms)
 

@@ -16,9 +16,9 @@ from allegro_jax.neighbourhoods import PairCutoffs, neighbour_pairs
 class DataSet:
     """Neighbourhoods and labels of many frames; atoms and pairs of all frames follow one another.
 
-    Atom ``a`` of the data set belongs to the frame ``frame_of_atom[a]``; its neighbours are the pairs
-    ``pair_start[a] : pair_start[a + 1]``. Vectors are formed in float64 and stored in the dtype
-    of training. Absent labels are zero, and masked.
+    Atom ``a`` of the data set belongs to the frame ``frame_of_atom[a]``; its neighbours are the
+    pairs ``pair_start[a] : pair_start[a + 1]``. Vectors are formed in float64 and stored in the
+    dtype of training. Absent labels are zero, and masked.
 
     Attributes:
         species: chemical symbols; species indices refer to this order.
@@ -33,8 +33,8 @@ class DataSet:
     """
 
     species: tuple[str, ...]
-    atom_start: Int[np.ndarray, " frames+1"]
-    pair_start: Int[np.ndarray, " atoms+1"]
+    atom_start: Int[np.ndarray, " frame_bounds"]
+    pair_start: Int[np.ndarray, " atom_bounds"]
     atom_species: Int[np.ndarray, " atoms"]
     vectors: Float[np.ndarray, "pairs 3"]
     neighbours: Int[np.ndarray, " pairs"]
@@ -68,7 +68,7 @@ class DataSet:
         np.add.at(counts, (self.frame_of_atom, self.atom_species), 1)
         return counts
 
-    def reference(self, per_species: Sequence[float]) -> Float[np.ndarray, " frames"]:
+    def reference(self, per_species: Sequence[float] | np.ndarray) -> Float[np.ndarray, " frames"]:
         """The sum of per-species reference energies of each frame, eV, float64."""
         return self.composition @ np.asarray(per_species, float)
 
@@ -103,12 +103,8 @@ def build_dataset(
                 f"{', '.join(species)}; remove the frame or train a model with it"
             )
         kinds = np.asarray([index[symbol] for symbol in frame.symbols], np.int32)
-        pairs = neighbour_pairs(
-            frame.positions, frame.cell, frame.pbc, cutoff, kinds, pair_cutoffs
-        )
-        check_distances(
-            frame, pairs.centre, pairs.neighbour, np.linalg.norm(pairs.vectors, axis=1)
-        )
+        pairs = neighbour_pairs(frame.positions, frame.cell, frame.pbc, cutoff, kinds, pair_cutoffs)
+        check_distances(frame, pairs.centre, pairs.neighbour, np.linalg.norm(pairs.vectors, axis=1))
         atom_species.append(kinds)
         counts.append(np.bincount(pairs.centre, minlength=len(frame)))
         vectors.append(pairs.vectors.astype(dtype))
@@ -133,7 +129,7 @@ def build_dataset(
         stress=label("stress", (3, 3)),
         has_energy=np.asarray([frame.energy is not None for frame in frames], bool),
         has_forces=np.asarray([frame.forces is not None for frame in frames], bool),
-        has_stress=np.asarray([frame.stress is not None for frame in frames], bool),
+        has_stress=np.asarray([f.stress is not None and f.has_volume for f in frames], bool),
     )
 
 

@@ -27,11 +27,14 @@ class DataError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class LabelKeys:
-    """Names under which a file keeps its labels (ASE's ``info``, ``arrays`` or calculator results)."""
+    """Names of the labels in a file (in ASE's ``info``, ``arrays`` or calculator results)."""
 
     energy: str = "energy"
     forces: str = "forces"
     stress: str = "stress"
+
+
+DEFAULT_KEYS = LabelKeys()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,7 +48,7 @@ class Frame:
         pbc: which lattice directions are periodic.
         energy: eV, of the whole frame.
         forces: eV/Å.
-        stress: eV/Å³ in ASE's sign, (1/V) dE/dε.
+        stress: eV/Å³ in ASE's sign, (1/V) dE/dε; used where ``has_volume``.
         source, index: the file, and the frame's place in it counted from 0.
     """
 
@@ -72,6 +75,11 @@ class Frame:
         return abs(float(np.linalg.det(self.cell)))
 
     @property
+    def has_volume(self) -> bool:
+        """Whether a stress is defined: periodic in all directions, with a volume."""
+        return bool(self.pbc.all()) and self.volume > 0
+
+    @property
     def where(self) -> str:
         """For messages: the file and the frame."""
         return f"{self.source or 'structure'}, frame {self.index}"
@@ -85,7 +93,7 @@ class Frame:
 
 
 def frame_from_atoms(
-    atoms: ase.Atoms, keys: LabelKeys = LabelKeys(), source: str = "", index: int = 0
+    atoms: ase.Atoms, keys: LabelKeys = DEFAULT_KEYS, source: str = "", index: int = 0
 ) -> Frame:
     """The structure and labels of an ``ase.Atoms``, wherever ASE has put them.
 
@@ -131,7 +139,7 @@ def frame_from_atoms(
 
 def read_frames(
     paths: str | Path | Sequence[str | Path],
-    keys: LabelKeys = LabelKeys(),
+    keys: LabelKeys = DEFAULT_KEYS,
     *,
     species: Sequence[str] | None = None,
     require_labels: bool = True,
@@ -194,11 +202,14 @@ def check_frame(frame: Frame, *, species: Iterable[str] | None = None) -> None:
         periodic = frame.cell[frame.pbc]
         if np.linalg.matrix_rank(periodic, tol=1e-6) < len(periodic):
             raise DataError(
-                f"{where}: cell: periodic along {_directions(frame.pbc)} but the lattice vectors span no "
-                'volume; give Lattice="..." or set pbc="F F F"'
+                f"{where}: cell: periodic along {_directions(frame.pbc)}, but its lattice "
+                'vectors span no volume; give Lattice="..." or set pbc="F F F"'
             )
     if frame.stress is not None and frame.volume < 1e-6 and np.abs(frame.stress).max() > 0:
-        raise DataError(f"{where}: stress: given for a frame without volume; give Lattice or drop it")
+        raise DataError(
+            f"{where}: stress: given for a frame without volume; give its Lattice and pbc, or "
+            "remove the stress"
+        )
     if frame.forces is not None and len(frame):
         magnitudes = np.linalg.norm(frame.forces, axis=1)
         worst = int(magnitudes.argmax())

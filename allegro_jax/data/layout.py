@@ -1,18 +1,19 @@
 """Static shapes for batches: rows sorted by neighbour count, in groups of equal width.
 
-Compiled code needs fixed shapes, but atoms differ in their number of neighbours. Padding every atom of a
-batch to the largest number wastes a third of all slots in a molecule. Here the atoms (rows) of a
-batch are sorted by neighbour count, descending, and cut into a few groups of ``rows`` rows and
-``width`` slots each. A batch *fits* a layout if, for every group g, the atoms that need more slots than
-the groups after g offer number no more than the rows of the groups up to g. That test compares small
-vectors (:meth:`Layout.demands`), so shuffled frames are packed by swapping a few of them between
-batches until all fit, capacities stay close to the mean, and no shape ever has to grow.
+Compiled code needs fixed shapes, but atoms differ in their number of neighbours. Padding every atom
+of a batch to the largest number wastes a third of all slots in a molecule. Here the atoms (rows) of
+a batch are sorted by neighbour count, descending, and cut into a few groups of ``rows`` rows and
+``width`` slots each. A batch *fits* a layout if, for every group g, the atoms that need more slots
+than the groups after g offer number no more than the rows of the groups up to g. That test compares
+small vectors (:meth:`Layout.demands`), so shuffled frames are packed by swapping a few of them
+between batches until all fit, capacities stay close to the mean, and no shape ever has to grow.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -245,7 +246,7 @@ def _plan(
 def _sampled_profiles(
     members: np.ndarray, counts: Sequence[np.ndarray], batch_size: int, seed: int
 ) -> np.ndarray:
-    """Neighbour counts of random batches, sorted, descending: [samples, rows]; −1 beyond a batch."""
+    """Neighbour counts of random batches, descending: [samples, rows]; −1 beyond a batch."""
     random = np.random.default_rng(seed)
     batches: list[np.ndarray] = []
     while len(batches) < 200:
@@ -324,18 +325,18 @@ def _balance(
     """
     used = demands[table].sum(axis=1)
 
-    def excess(used: np.ndarray) -> np.ndarray:
+    def excess(used: np.ndarray) -> Any:  # over the last axis
         return (np.maximum(used - capacity, 0) / capacity).sum(axis=-1)
 
     batches, most = table.shape
     taken_out: list[int] = []
     for batch in np.flatnonzero(excess(used) > 0):
-        for _ in range(2 * most):
+        for _ in range(4 * most):
             before = excess(used[batch])
             if before == 0:
                 break
-            other = random.integers(batches, size=64)
-            place = random.integers(most, size=64)
+            other = random.integers(batches, size=256)
+            place = random.integers(most, size=256)
             # change[m, c]: what `batch` gains by swapping its member m for the candidate c
             change = demands[table[other, place]][None] - demands[table[batch]][:, None]
             after = excess(used[batch] + change) + excess(used[other][None] - change)

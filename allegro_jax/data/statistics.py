@@ -127,5 +127,7 @@ def _ranges(data: DataSet, forces: np.ndarray) -> dict[str, tuple[float, float]]
         "neighbours": data.neighbour_counts.astype(float),
     }
     return {
-        name: (float(value.min()), float(value.max())) for name, value in values.items() if value.size
+        name: (float(value.min()), float(value.max()))
+        for name, value in values.items()
+        if value.size
     }
