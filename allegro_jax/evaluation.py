@@ -16,7 +16,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from allegro_jax.data.batches import assemble, prefetch
 from allegro_jax.data.dataset import build_dataset
-from allegro_jax.data.frames import DataError, Frame, LabelKeys, read_frames
+from allegro_jax.data.frames import DEFAULT_KEYS, DataError, Frame, LabelKeys, read_frames
 from allegro_jax.data.layout import plan_buckets, shuffled_batches
 from allegro_jax.model_file import Model
 from allegro_jax.train.gradient import predict
@@ -38,8 +38,9 @@ def predict_frames(
         dtype: arithmetic of the network, ``"float32"`` or ``"float64"``.
 
     Returns:
-        For each frame ``energy`` (eV, with reference energies), ``forces`` [N, 3] (eV/Å), ``energies``
-        [N] (eV), and where the frame has a volume ``stress`` [3, 3] (eV/Å³, ASE sign).
+        For each frame ``energy`` (eV, with reference energies), ``forces`` [N, 3] (eV/Å),
+        ``energies`` [N] (eV), and where the frame is periodic in all directions ``stress`` [3, 3]
+        (eV/Å³, ASE sign).
 
     Raises:
         DataError: a species that the model does not know, overlapping atoms.
@@ -61,7 +62,7 @@ def evaluate(
     paths: str | Path | Sequence[str | Path],
     *,
     dtype: str = "float32",
-    keys: LabelKeys = LabelKeys(),
+    keys: LabelKeys = DEFAULT_KEYS,
     output: str | Path | None = None,
 ) -> dict[str, Any]:
     """Errors of a model on labelled files.
@@ -91,6 +92,15 @@ def evaluate(
     predictions = predict_frames(model, frames, dtype=dtype)
     if output is not None:
         write_predictions(output, frames, predictions)
+    return report_errors(paths, frames, predictions)
+
+
+def report_errors(
+    paths: Sequence[str | Path],
+    frames: Sequence[Frame],
+    predictions: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The report of :func:`evaluate`, from frames read from ``paths`` and their predictions."""
     report = errors_of(frames, predictions)
     report["files"] = {}
     for path in paths:
@@ -101,9 +111,7 @@ def evaluate(
     return report
 
 
-def errors_of(
-    frames: Sequence[Frame], predictions: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
+def errors_of(frames: Sequence[Frame], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean errors over all frames that carry a label, as :func:`evaluate` describes them."""
     differences: dict[str, list[np.ndarray]] = {
         name: [] for name in ("energy", "energy_per_atom", "forces", "stress")
@@ -197,10 +205,14 @@ def _predict_chunk(
         for place, (frame, energies, force) in enumerate(
             zip(assembled.frames, np.split(sites, ends), np.split(forces, ends), strict=True)
         ):
-            results[frame] = {"energy": float(energies.sum()), "forces": force, "energies": energies}
-            volume = data.volumes[frame]
-            if volume > 0 and frames[frame].pbc.any():
-                results[frame]["stress"] = found.virials[place].astype(float) / volume
+            results[frame] = {
+                "energy": float(energies.sum()),
+                "forces": force,
+                "energies": energies,
+            }
+            if frames[frame].has_volume:
+                virial = found.virials[place].astype(float)
+                results[frame]["stress"] = virial / data.volumes[frame]
     return results
 
 
@@ -209,6 +221,7 @@ __all__ = [
     "errors_of",
     "evaluate",
     "predict_frames",
+    "report_errors",
     "write_predictions",
     "write_report",
 ]

@@ -61,7 +61,9 @@ class Checkpoints:
                 tree = reader.restore(place, item=like, restore_args=arguments)
         except Exception as error:  # orbax raises many kinds
             detail = " ".join(str(error).split())[:200]
-            raise ValueError(f"{place}: cannot be read as a checkpoint of this run: {detail}") from error
+            raise ValueError(
+                f"{place}: cannot be read as a checkpoint of this run: {detail}"
+            ) from error
         return tree
 
     def _place(self, name: str) -> Path | None:

@@ -257,7 +257,14 @@ def _fit(section: dict[str, Any]) -> FitConfig:
         where = name + key
         if value is None and getattr(defaults, key) is None:
             continue
-        if key in ("epochs", "batch_size", "row_groups", "block_slots", "plateau_patience", "patience"):
+        if key in (
+            "epochs",
+            "batch_size",
+            "row_groups",
+            "block_slots",
+            "plateau_patience",
+            "patience",
+        ):
             checked[key] = _whole(where, value, least=1)
         elif key == "optimiser":
             checked[key] = _choice(where, value, OPTIMISERS)

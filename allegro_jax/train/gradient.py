@@ -1,8 +1,8 @@
 """Predictions of a batch, and the exact gradient of a loss on them, block by block.
 
-The loss depends on energies E_f, forces F and stress, which depend on the weights θ through the site
-energies E_i(θ, v_i) and the pair gradients g_i = ∂E_i/∂v_i; everything after them is linear and
-cheap. So the gradient needs two passes over blocks of atoms, neither of which keeps activations:
+The loss depends on energies E_f, forces F and stress, and these on the weights θ through the site
+energies E_i(θ, v_i) and the pair gradients g_i = ∂E_i/∂v_i alone; everything after them is linear
+and cheap. So the gradient needs two passes over blocks of atoms that keep no activations:
 
 1. E_i and g_i of every block; then the loss L, and its cotangents ē_i = ∂L/∂E_i and c_i = ∂L/∂g_i.
 2. dL/dθ = Σ_i ∂/∂θ [ē_i E_i(θ, v_i) + c_i·g_i(θ, v_i)], where c_i·g_i = d/dε E_i(θ, v_i + ε c_i) at

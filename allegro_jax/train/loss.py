@@ -59,7 +59,9 @@ class Loss:
             weight / self.force_scale**2 * _mean_square(*differences[name])
             for name, weight in self._terms().items()
         )
-        return jnp.asarray(value), jnp.concatenate([_sums(*differences[name]) for name in QUANTITIES])
+        return jnp.asarray(value), jnp.concatenate(
+            [_sums(*differences[name]) for name in QUANTITIES]
+        )
 
     def of_errors(self, found: dict[str, float]) -> float:
         """The loss that belongs to mean errors (:func:`errors`)."""
@@ -101,7 +103,7 @@ def _mean_square(values: Array, weights: Array) -> Float[Array, ""]:
     return jnp.sum(weights * values**2) / jnp.maximum(jnp.sum(weights), 1)
 
 
-def _sums(values: Array, weights: Array) -> Float[Array, "3"]:
+def _sums(values: Array, weights: Array) -> Float[Array, " 3"]:
     present = (_weights(values, weights) > 0).astype(values.dtype)
     return jnp.stack(
         [jnp.sum(present), jnp.sum(present * jnp.abs(values)), jnp.sum(present * values**2)]

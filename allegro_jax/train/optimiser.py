@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from allegro_jax.data.batches import Batch
 from allegro_jax.train.config import FitConfig
@@ -29,13 +29,13 @@ class TrainState:
         params: the weights.
         average: their exponential moving average.
         optimiser: the state of the optax transformation.
-        step: steps taken.
+        step: steps taken, an int32 scalar.
     """
 
     params: Params
     average: Params
     optimiser: Any
-    step: Int[Any, ""]
+    step: Any
 
 
 def build_optimiser(fit: FitConfig) -> optax.GradientTransformation:

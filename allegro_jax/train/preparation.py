@@ -115,9 +115,7 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read(
-    config: TrainingConfig, species: Sequence[str] | None
-) -> tuple[list[Frame], list[Frame]]:
+def _read(config: TrainingConfig, species: Sequence[str] | None) -> tuple[list[Frame], list[Frame]]:
     keys, valid = config.data.keys, config.data.valid
     frames = read_frames(config.data.train, keys, species=species)
     if not isinstance(valid, float):

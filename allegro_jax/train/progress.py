@@ -68,7 +68,7 @@ class Progress:
         self.spoken = now
         left = (now - self.started) / max(done - self.first, 1) * (self.epochs - done)
         print(
-            f"epoch {done}/{self.epochs}  {text}  best: epoch {best}  {_minutes(left)} left",
+            f"epoch {done}/{self.epochs}: {text}; best in epoch {best}; {_minutes(left)} left",
             file=self.stream,
             flush=True,
         )
@@ -79,15 +79,20 @@ class Progress:
 
 def describe(row: Mapping[str, Any]) -> str:
     """Losses and validation errors of an epoch, in a line."""
-    parts = [f"loss {row['train_loss']:.3g}, valid {row['valid_loss']:.3g}"]
-    for quantity, unit in (("energy_per_atom", "meV/atom"), ("forces", "meV/Å")):
-        value = row.get(f"valid_{quantity}_rmse")
-        if value is not None:
-            parts.append(f"{quantity.split('_')[0]} {1000 * value:.3g} {unit}")
-    value = row.get("valid_stress_rmse")
-    if value is not None:
-        parts.append(f"stress {1000 * value:.3g} meV/Å³")
-    return ": ".join([parts[0], " ".join(parts[1:])]) if len(parts) > 1 else parts[0]
+    found = summarise(
+        {name.removeprefix("valid_"): row[name] for name in row if name.startswith("valid_")}
+    )
+    return f"loss {row['train_loss']:.3g}, valid {row['valid_loss']:.3g}; RMSE {found}"
+
+
+def summarise(errors: Mapping[str, Any]) -> str:
+    """Root-mean-square errors, in a line."""
+    units = {"energy_per_atom": "meV/atom", "forces": "meV/Å", "stress": "meV/Å³"}
+    return ", ".join(
+        f"{name.split('_')[0]} {1000 * errors[f'{name}_rmse']:.3g} {unit}"
+        for name, unit in units.items()
+        if errors.get(f"{name}_rmse") is not None
+    )
 
 
 def write_metrics(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

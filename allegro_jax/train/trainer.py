@@ -1,0 +1,216 @@
+"""The compiled programs and the data of a run, an epoch at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from allegro_jax.data.batches import Batch, assemble, prefetch
+from allegro_jax.data.dataset import DataSet
+from allegro_jax.data.layout import Bucket, padding_waste, plan_buckets, shuffled_batches
+from allegro_jax.model import count_parameters, init
+from allegro_jax.potential import AllegroPotential
+from allegro_jax.train.config import TrainingConfig
+from allegro_jax.train.gradient import predict
+from allegro_jax.train.loss import Loss, errors
+from allegro_jax.train.optimiser import LearningRate, TrainState, initial_state, train_step
+from allegro_jax.train.preparation import Preparation
+
+# Steps handed to the device before the host waits for an earlier one.
+STEPS_AHEAD = 8
+
+
+@dataclasses.dataclass(eq=False)
+class Run:
+    """The state of a run between two epochs.
+
+    Attributes:
+        state: weights, their average, optimiser.
+        best: the averaged weights with the lowest validation loss.
+        epoch: finished epochs.
+        history: a row of metrics for each of them.
+        rate: the learning-rate schedule.
+    """
+
+    state: TrainState
+    best: Any
+    epoch: int
+    history: list[dict[str, Any]]
+    rate: LearningRate
+
+    @property
+    def best_epoch(self) -> int:
+        losses = [row["valid_loss"] for row in self.history]
+        return int(np.nanargmin(losses)) + 1 if losses else 0
+
+    def tree(self) -> dict[str, Any]:
+        return {"state": self.state, "best": self.best}
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "history": self.history,
+            "rate": {"factor": self.rate.factor, "waited": self.rate.waited},
+        }
+
+
+class Trainer:
+    """The compiled programs and the data of a run."""
+
+    def __init__(self, config: TrainingConfig, preparation: Preparation) -> None:
+        fit = config.training
+        self.config, self.preparation = config, preparation
+        self.loss = Loss(
+            fit.energy_weight, fit.forces_weight, fit.stress_weight, preparation.force_scale
+        )
+        self.train = _Part(preparation.train, preparation, config, fit.row_groups)
+        # validation is a small part of the work: not worth compiling many groups for
+        self.valid = _Part(preparation.valid, preparation, config, min(2, fit.row_groups))
+        self.dtype = jnp.dtype(fit.precision)
+        params = init(jax.random.key(config.seed), preparation.model, self.dtype)
+        self.potential = AllegroPotential(params, preparation.model)
+        self.programs: dict[Any, Any] = {}
+        self.compile_seconds = 0.0
+        self.steps_per_epoch = len(self.train.batches(config.seed, 0))
+
+    def start(self) -> Run:
+        """A run before its first epoch."""
+        state = initial_state(self.potential.params, self.config.training)
+        best = jax.tree.map(np.asarray, state.average)
+        return Run(state, best, 0, [], LearningRate(self.config.training))
+
+    def epoch(self, run: Run, stepped: Callable[[], object]) -> Run:
+        """Train for an epoch and validate; ``run`` stays as it was."""
+        started = time.monotonic()
+        # a copy, for the step gives the memory of its argument to its result
+        state = jax.tree.map(jnp.array, run.state)
+        rate = dataclasses.replace(run.rate)
+        sums: list[Any] = []
+        pending: deque[Any] = deque()
+        batches = self.train.batches(self.config.seed, run.epoch)
+        learning_rate = 0.0
+        with contextlib.closing(self.train.assembled(batches)) as assembled:
+            for number, batch in enumerate(assembled, start=1):
+                learning_rate = rate(run.epoch + number / len(batches))
+                state, found = self._step(state, batch, np.asarray(learning_rate, self.dtype))
+                sums.append(found)
+                pending.append(found)
+                if len(pending) > STEPS_AHEAD:
+                    jax.block_until_ready(pending.popleft())
+                stepped()
+        train_errors = errors(jax.device_get(sums))
+        valid_errors = self.validate(state.average)
+        row: dict[str, Any] = {"epoch": run.epoch + 1, "learning_rate": learning_rate}
+        for part, found in (("train", train_errors), ("valid", valid_errors)):
+            row |= {f"{part}_{name}": value for name, value in found.items()}
+            row[f"{part}_loss"] = self.loss.of_errors(found)
+        before = min((old["valid_loss"] for old in run.history), default=np.inf)
+        improved = row["valid_loss"] < before
+        rate.validated(improved)
+        row["seconds"] = time.monotonic() - started
+        if run.history:
+            row["seconds"] += run.history[-1]["seconds"]
+        best = jax.tree.map(np.asarray, state.average) if improved else run.best
+        state = jax.tree.map(np.asarray, state)
+        return Run(state, best, run.epoch + 1, [*run.history, row], rate)
+
+    def validate(self, params: Any) -> dict[str, float]:
+        """Errors on the validation frames."""
+        batches = self.valid.batches(self.config.seed, 0, shuffle=False)
+        with contextlib.closing(self.valid.assembled(batches)) as assembled:
+            return errors(jax.device_get([self._errors(params, batch) for batch in assembled]))
+
+    def _step(self, state: TrainState, batch: Batch, rate: np.ndarray) -> tuple[TrainState, Any]:
+        step = functools.partial(
+            train_step, potential=self._bare, loss=self.loss, fit=self.config.training
+        )
+        return self._program("step", step, (0,), state, batch, rate)
+
+    def _errors(self, params: Any, batch: Batch) -> Any:
+        def evaluate(params: Any, batch: Batch) -> Any:
+            return self.loss(predict(self._bare, params, batch), batch)[1]
+
+        return self._program("errors", evaluate, (), params, batch)
+
+    @functools.cached_property
+    def _bare(self) -> AllegroPotential:
+        # weights come as an argument of the compiled program; none must be captured as constants
+        return self.potential.replace(params=None)
+
+    def _program(
+        self, name: str, function: Callable[..., Any], donated: tuple[int, ...], *arguments: Any
+    ) -> Any:
+        """Call a program compiled once per set of shapes, and keep account of compilations."""
+        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(arguments[1]))
+        if (name, shapes) not in self.programs:
+            started = time.monotonic()
+            lowered = jax.jit(function, donate_argnums=donated).lower(*arguments)
+            self.programs[name, shapes] = lowered.compile()
+            self.compile_seconds += time.monotonic() - started
+        return self.programs[name, shapes](*arguments)
+
+    def summary(self) -> str:
+        """What is about to be trained."""
+        train, valid = self.preparation.train, self.preparation.valid
+        first = self.train.batches(self.config.seed, 0)
+        found = self.preparation.statistics
+        return (
+            f"{len(train)} training and {len(valid)} validation frames of "
+            f"{', '.join(self.preparation.model.species)}; {found.average_neighbours:.1f} "
+            f"neighbours per atom, force RMS {self.preparation.force_scale:.3g} eV/Å; "
+            f"{count_parameters(self.potential.params)} weights; {len(first)} steps per epoch, "
+            f"{100 * self.train.waste(first):.0f}% of the slots are padding."
+        )
+
+    def compilations(self) -> str:
+        number = len(self.programs)
+        return f"{number} compilations took {self.compile_seconds:.0f} s."
+
+
+class _Part:
+    """A data set with its layouts: training or validation."""
+
+    def __init__(
+        self, data: DataSet, preparation: Preparation, config: TrainingConfig, row_groups: int
+    ) -> None:
+        fit = config.training
+        self.data, self.reference = data, preparation.reference(data)
+        self.counts = np.split(data.neighbour_counts, data.atom_start[1:-1])
+        self.buckets: list[Bucket] = plan_buckets(
+            self.counts,
+            fit.batch_size,
+            groups=row_groups,
+            block_slots=fit.block_slots or default_block_slots(),
+            seed=config.seed,
+        )
+
+    def batches(
+        self, seed: int, epoch: int, *, shuffle: bool = True
+    ) -> list[tuple[int, np.ndarray]]:
+        return shuffled_batches(self.buckets, seed, epoch, shuffle=shuffle)
+
+    def waste(self, batches: Sequence[tuple[int, np.ndarray]]) -> float:
+        return padding_waste(self.buckets, self.counts, batches)
+
+    def assembled(self, batches: Sequence[tuple[int, np.ndarray]]) -> Iterator[Batch]:
+        """The batches as host arrays, prepared ahead by a thread."""
+
+        def make(item: tuple[int, np.ndarray]) -> Batch:
+            place, frames = item
+            return assemble(self.data, frames, self.buckets[place].layout, self.reference).batch
+
+        return prefetch(make, batches)
+
+
+def default_block_slots() -> int:
+    """Neighbour slots evaluated at once: what stays in a processor's cache, or fills a GPU."""
+    return 256 if jax.default_backend() == "cpu" else 1 << 17

@@ -1,0 +1,261 @@
+"""Training end to end: what is written, exact continuation, compilations, refusals."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.io import write
+
+from allegro_jax import model_file
+from allegro_jax.data.frames import DataError
+from allegro_jax.train.config import ConfigError, config_from_dict
+from allegro_jax.train.loop import train
+from allegro_jax.train.optimiser import LearningRate
+from allegro_jax.train.preparation import prepare
+from allegro_jax.train.trainer import Trainer
+
+TINY = {
+    "cutoff": 3.4,
+    "l_max": 1,
+    "num_layers": 1,
+    "num_scalar_features": 8,
+    "num_tensor_features": 4,
+    "two_body_hidden": [8],
+    "latent_hidden": [8],
+    "readout_hidden": [8],
+}
+
+
+def alloy(number: int) -> Atoms:
+    atoms = bulk("Cu", "fcc", a=3.7, cubic=True)
+    atoms.rattle(0.07, seed=number)
+    atoms.numbers[0] = 79 if number % 3 == 0 else 29
+    atoms.calc = EMT()
+    atoms.get_forces(), atoms.get_stress()
+    return atoms
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs(tmp_path_factory):
+    """Runs of the same shapes share compiled programs, as they do on the command line."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    jax.config.update(names[0], str(tmp_path_factory.mktemp("cache")))
+    jax.config.update(names[1], 0.0)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    frames = [alloy(number) for number in range(20)]
+    write(folder / "train.xyz", frames, format="extxyz")
+    write(folder / "test.xyz", [alloy(number) for number in range(100, 103)], format="extxyz")
+    return folder
+
+
+def configuration(folder, output, training=(), **sections):
+    content = {
+        "data": {"train": "train.xyz", "valid": 4, **sections.pop("data", {})},
+        "model": {**TINY, **sections.pop("model", {})},
+        "training": {
+            "epochs": 4,
+            "batch_size": 4,
+            "row_groups": 1,
+            "warmup_epochs": 0.5,
+            "checkpoint_minutes": 0,
+            **dict(training),
+        },
+        "output": str(output),
+        **sections,
+    }
+    return config_from_dict(content, folder)
+
+
+def quiet(*_):
+    pass
+
+
+@pytest.fixture(scope="module")
+def straight(folder, tmp_path_factory):
+    """A run of four epochs in one go, and what it said."""
+    said: list[str] = []
+    output = tmp_path_factory.mktemp("straight")
+    config = configuration(folder, output, data={"test": "test.xyz"})
+    path = train(config, say=said.append)
+    return path, said
+
+
+def test_what_a_run_leaves(straight, folder):
+    path, said = straight
+    output = path.parent
+    for name in ("learning_curve.png", "parity.png"):
+        assert (output / name).read_bytes().startswith(b"\x89PNG")
+    assert (output / "checkpoints/best").is_dir() and (output / "checkpoints/last").is_dir()
+    with (output / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4]
+    assert all(float(row["valid_forces_rmse"]) > 0 for row in rows)
+    assert all(float(row["valid_stress_rmse"]) > 0 for row in rows)
+    # the step and the validation: one bucket each, one compilation each
+    assert any("2 compilations took" in line for line in said)
+
+    model = model_file.load(path)
+    assert model.species == ("Cu", "Au")
+    assert model.config.per_species("average_neighbours")[0] == pytest.approx(12, abs=0.5)
+    training = model.metadata["training"]
+    assert training["best_epoch"] == 1 + np.argmin([float(row["valid_loss"]) for row in rows])
+    assert len(next(iter(training["data"]["files"].values()))) == 64
+    assert 2.2 < model.shortest_distances["Cu", "Cu"] < 2.7
+    assert model.metadata["ranges"]["atoms_by_species"]["Au"] > 0
+
+    report = json.loads((output / "test.json").read_text())
+    assert report["frames"] == 3 and report["stress_count"] == 3
+    assert report["forces_rmse"] < 5.0
+
+
+def test_continuing_is_bit_identical(straight, folder, tmp_path):
+    config = configuration(folder, tmp_path, data={"test": "test.xyz"})
+    train(config, stop_after=2, say=quiet)
+    first = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert len(first) == 3
+    path = train(config, say=quiet)
+    expected, found = model_file.load(straight[0]), model_file.load(path)
+    assert expected.config == found.config
+
+    weights = [jax.tree.leaves(model.potential.params) for model in (expected, found)]
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+    def history(folder):
+        with (folder / "metrics.csv").open() as file:
+            return [{**row, "seconds": ""} for row in csv.DictReader(file)]
+
+    assert history(straight[0].parent) == history(tmp_path)
+
+
+def test_another_run_is_not_overwritten(straight, folder):
+    output = straight[0].parent
+    config = configuration(folder, output, {"learning_rate": 1e-3})
+    with pytest.raises(
+        ConfigError, match=r"another training\.learning_rate; choose another output"
+    ):
+        train(config, say=quiet)
+    config = configuration(folder, output, model={"num_scalar_features": 4})
+    with pytest.raises(ConfigError, match=r"another model\.num_scalar_features"):
+        train(config, say=quiet)
+
+
+def test_early_stop_and_other_choices(folder, tmp_path):
+    training = {
+        "epochs": 50,
+        "patience": 2,
+        "learning_rate": 1e-9,  # no epoch is better than the first, as the average stands still
+        "ema": 0.0,
+        "optimiser": "adamw",
+        "weight_decay": 1e-3,
+        "schedule": "plateau",
+        "plateau_patience": 1,
+        "precision": "float64",
+    }
+    said: list[str] = []
+    config = configuration(folder, tmp_path, training, model={"scales_trainable": True})
+    # validation frames in a file; labels of the energy alone
+    frames = [alloy(number) for number in range(30, 33)]
+    for atoms in frames:
+        energy = atoms.get_potential_energy()
+        atoms.calc = None
+        atoms.info["energy"] = energy
+    write(tmp_path / "valid.xyz", frames, format="extxyz")
+    data = dataclasses.replace(config.data, valid=(tmp_path / "valid.xyz",))
+    path = train(dataclasses.replace(config, data=data), say=said.append)
+    epochs = model_file.load(path).metadata["training"]["epochs"]
+    assert epochs < 50
+    assert any("Early stop" in line for line in said)
+
+
+def test_buckets_compile_once(folder, tmp_path):
+    frames = [alloy(number) for number in range(12)]
+    frames += [alloy(number).repeat((2, 1, 1)) for number in range(12)]
+    for atoms in frames:
+        atoms.calc = EMT()
+        atoms.get_forces()
+    write(tmp_path / "mixed.xyz", frames, format="extxyz")
+    config = configuration(
+        folder, tmp_path / "run", {"batch_size": 1}, data={"train": str(tmp_path / "mixed.xyz")}
+    )
+    trainer = Trainer(config, prepare(config, quiet))
+    run = trainer.start()
+    for _ in range(3):
+        run = trainer.epoch(run, quiet)
+    buckets = len(trainer.train.buckets) + len(trainer.valid.buckets)
+    assert len(trainer.train.buckets) == 2
+    assert len(trainer.programs) == buckets
+    assert f"{buckets} compilations" in trainer.compilations()
+    assert run.history[-1]["train_loss"] < run.history[0]["train_loss"]
+
+
+def test_reference_energies(folder, tmp_path):
+    atoms = {"Cu": -1.5, "Au": -2.5}
+    config = configuration(folder, tmp_path, data={"isolated_atoms": atoms})
+    assert prepare(config, quiet).model.species_shifts == (-1.5, -2.5)
+    config = configuration(folder, tmp_path, data={"isolated_atoms": {"Cu": -1.5}})
+    with pytest.raises(DataError, match="no energy of an isolated Au atom"):
+        prepare(config, quiet)
+
+    frames = [alloy(number) for number in range(6)]
+    for symbol, energy in atoms.items():
+        single = Atoms(symbol)
+        single.info["energy"] = energy
+        frames.append(single)
+    write(tmp_path / "with_atoms.xyz", frames, format="extxyz")
+    data = {"train": str(tmp_path / "with_atoms.xyz"), "valid": 2}
+    said: list[str] = []
+    prepared = prepare(configuration(folder, tmp_path, data=data), said.append)
+    assert prepared.model.species_shifts == (-1.5, -2.5)
+    assert len(prepared.train) == 4 and "2 isolated atoms" in said[0]
+    data["reference_energies"] = "least_squares"
+    fitted = prepare(configuration(folder, tmp_path, data=data), quiet)
+    residual = fitted.train.energies - fitted.reference(fitted.train)
+    assert np.abs(residual).max() < 0.5 and fitted.model.species_shifts != (-1.5, -2.5)
+
+
+def test_impossible_runs_are_refused(folder, tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"data\.valid: 20 frames for validation leave none of 20"
+    ):
+        prepare(configuration(folder, tmp_path, data={"valid": 20}), quiet)
+    with pytest.raises(DataError, match=r"train\.xyz, frame 0: species: Au is unknown"):
+        prepare(configuration(folder, tmp_path, model={"species": ["Cu"]}), quiet)
+    with pytest.raises(ConfigError, match=r"model\.cutoff: no two atoms .* are within 0\.5 Å"):
+        prepare(configuration(folder, tmp_path, model={"cutoff": 0.5}), quiet)
+
+
+def test_learning_rate_schedules(folder, tmp_path):
+    def rates(**training):
+        options = {"epochs": 10, "warmup_epochs": 2, "learning_rate": 1.0, **training}
+        rate = LearningRate(configuration(folder, tmp_path, options).training)
+        return [rate(epoch) for epoch in (1.0, 2.0, 6.0, 10.0)]
+
+    np.testing.assert_allclose(rates(final_learning_rate=0.1), [0.5, 1, 0.55, 0.1])
+    np.testing.assert_allclose(
+        rates(schedule="exponential", final_learning_rate=0.01), [0.5, 1, 0.1, 0.01]
+    )
+    np.testing.assert_allclose(rates(schedule="constant"), [0.5, 1, 1, 1])
+    plateau = LearningRate(
+        configuration(folder, tmp_path, {"schedule": "plateau", "plateau_patience": 2}).training
+    )
+    before = plateau(100.0)
+    for improved in (True, False, False, False):
+        plateau.validated(improved)
+    assert plateau(100.0) == before / 2

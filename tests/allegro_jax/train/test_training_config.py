@@ -1,0 +1,103 @@
+"""The configuration file: defaults, and an error that names what is wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from allegro_jax.train.config import ConfigError, TrainingConfig, load_config
+
+MINIMAL = "data: {train: frames.xyz}\nmodel: {cutoff: 5.0}\n"
+
+
+@pytest.fixture
+def write(tmp_path):
+    (tmp_path / "frames.xyz").write_text("")
+
+    def write(text: str):
+        path = tmp_path / "potential.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_minimal_file(write, tmp_path):
+    config = load_config(write(MINIMAL))
+    assert config == TrainingConfig(
+        data=config.data, model={"cutoff": 5.0}, output=tmp_path / "runs/potential"
+    )
+    assert config.data.train == (tmp_path / "frames.xyz",)
+    assert config.data.valid == 0.1
+
+
+def test_overrides(write, tmp_path):
+    overrides = [
+        "training.learning_rate=1e-3",
+        "training.patience=5",
+        "model.l_max=3",
+        "data.valid=20",
+        "output=elsewhere",
+        "data.isolated_atoms={H: -13.6}",
+    ]
+    config = load_config(write(MINIMAL), overrides)
+    assert config.training.learning_rate == 1e-3 and config.training.patience == 5
+    assert config.model["l_max"] == 3
+    assert config.data.valid == 20 and config.data.isolated_atoms == {"H": -13.6}
+    assert config.output == tmp_path / "elsewhere"
+    assert config.to_dict()["training"]["patience"] == 5
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.epoch=3", r"training\.epoch: no such key; did you mean training\.epochs"),
+        ("trainig.epochs=3", r"trainig: no such key; did you mean training"),
+        ("model.lmax=3", r"model\.lmax: no such key; did you mean model\.l_max"),
+        ("data.forces=f", r"data\.forces: no such key; did you mean data\.forces_key"),
+        ("data.train=absent.xyz", r"data\.train: .*absent\.xyz: no such file"),
+        ("data.train=3", r"data\.train: expected a file or a list of files, got 3"),
+        ("data.test=[frames.xyz, gone.xyz]", r"data\.test: .*gone\.xyz: no such file"),
+        ("data.valid=-0.1", r"data\.valid: a share between 0 and 1"),
+        ("data.valid=2.5", r"data\.valid: a share between 0 and 1"),
+        ("data.reference_energies=lsq", r"data\.reference_energies: 'lsq' is not one of"),
+        ("model.cutoff=-2", r"model\.cutoff: needs a positive distance"),
+        ("model.l_max=x", r"model\.l_max: needs a whole number"),
+        ("model.species_shifts=[1.0, 2.0]", r"model\.species_shifts: a list needs model\.species"),
+        ("training.epochs=0", r"training\.epochs: expected a whole number of at least 1, got 0"),
+        ("training.epochs=1.5", r"training\.epochs: expected a whole number"),
+        ("training.learning_rate=fast", r"training\.learning_rate: expected a number, got 'fast'"),
+        ("training.ema=1", r"training\.ema: a decay below 1"),
+        ("training.optimiser=adma", r"'adma' is not one of adam, .*; did you mean adam"),
+        ("training.weight_decay=0.1", r"training\.weight_decay: only adamw uses it"),
+        ("training.precision=float16", r"training\.precision: 'float16' is not one of"),
+        ("seed=-1", r"seed: expected a whole number"),
+        ("resume=maybe", r"resume: expected true or false"),
+        ("seed.value=1", r"seed: expected a whole number|seed holds no further keys"),
+        ("training", r"'training': expected key=value"),
+    ],
+)
+def test_mistakes_are_named(write, override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(MINIMAL), [override])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: {cutoff: 5.0}", r"potential\.yaml: the section 'data' is missing"),
+        ("data: {train: frames.xyz}", r"potential\.yaml: the section 'model' is missing"),
+        ("data: {train: frames.xyz}\nmodel: {}", r"model\.cutoff: missing"),
+        ("data: {}\nmodel: {cutoff: 5}", r"data\.train: missing"),
+        ("data: frames.xyz\nmodel: {cutoff: 5}", r"data: expected key: value pairs"),
+        ("- 1", "expected the sections"),
+        ("data: [", "not readable as YAML"),
+    ],
+)
+def test_incomplete_files_are_named(write, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(text))
+
+
+def test_absent_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"absent\.yaml: no such file"):
+        load_config(tmp_path / "absent.yaml")
