@@ -74,7 +74,7 @@ class Model:
         return {_pair(*pair.split("-")): distance for pair, distance in pairs.items()}
 
     def shortest_distance_table(self) -> np.ndarray:
-        """[T, T] :attr:`shortest_distances`, 0 where unknown, as :func:`md.run.simulate` takes them."""
+        """[T, T] :attr:`shortest_distances`, 0 where unknown, for :func:`md.run.simulate`."""
         known = self.shortest_distances
         return np.array([[known.get(_pair(a, b), 0.0) for b in self.species] for a in self.species])
 
