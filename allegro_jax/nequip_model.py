@@ -170,6 +170,9 @@ def _species(
         stored = transform.get("chemical_species_to_atom_type_map")
         if isinstance(stored, Mapping):
             symbols |= {name: symbol for symbol, name in stored.items()}
+        stored = transform.get("chemical_symbols")  # nequip before 0.16, in the order of the types
+        if isinstance(stored, list) and len(stored) == len(names):
+            symbols |= dict(zip(names, stored, strict=True))
     symbols |= given or {}
     for name in given or {}:
         if name not in names:
@@ -198,6 +201,15 @@ def config_of(model: NequipModel) -> AllegroConfig:
     Raises:
         ValueError: it is not an Allegro model, or has a part that is not known here.
     """
+    try:
+        return _config_of(model)
+    except AttributeError as error:
+        raise ValueError(
+            f"the model is of a version of nequip-allegro that is not known here ({error})"
+        ) from error
+
+
+def _config_of(model: NequipModel) -> AllegroConfig:
     metadata = model.module.metadata
     parts = dict(model.module.model.func.named_children())
     if "allegro" not in parts:
@@ -238,7 +250,7 @@ def config_of(model: NequipModel) -> AllegroConfig:
         **_mlp("two_body", parts["scalar_embed_mlp"].mlp_module),
         **_mlp("latent", allegro.latents[0]),
         **_mlp("readout", parts["edge_readout"].mlp_module),
-        **_pair_potential(parts.get("pair_potential")),
+        **_pair_potential(parts),
     )
 
 
@@ -328,7 +340,8 @@ def _mlp(name: str, function: Any) -> dict[str, Any]:
     return settings
 
 
-def _pair_potential(module: Any) -> dict[str, Any]:
+def _pair_potential(parts: Mapping[str, Any]) -> dict[str, Any]:
+    module = parts.get("pair_potential")
     if module is None:
         return {}
     if type(module).__name__ != "ZBL":
@@ -340,12 +353,21 @@ def _pair_potential(module: Any) -> dict[str, Any]:
             "the model's ZBL repulsion is not in eV and Å (units: metal): its energies are in "
             "another unit, and all of this program is in eV"
         )
-    return {"zbl": True, "zbl_cutoff_power": _power(module.cutoff)}
+    if hasattr(module, "cutoff"):
+        envelope = module.cutoff
+    elif "cutoff" in parts:
+        envelope = parts["cutoff"].cutoff
+    else:  # before nequip 0.17 the two-body embedding's envelope served both
+        envelope = parts["radial_chemical_embed"].bessel_encode.cutoff
+    return {"zbl": True, "zbl_cutoff_power": _power(envelope)}
 
 
 def _average_neighbours(model: NequipModel, allegro: Any) -> float | list[float]:
     """As configured, to the last digit, where that is what the model holds (rounded)."""
-    norm = allegro.avg_num_neighbors_norm.norm_const.double().reshape(-1).numpy()
+    if hasattr(allegro, "avg_num_neighbors_norm"):
+        norm = allegro.avg_num_neighbors_norm.norm_const.double().reshape(-1).numpy()
+    else:  # packages made by nequip-allegro before 0.8 hold the code of their time
+        norm = np.array([allegro.tps[0].scatter_factor])
     held = 1 / norm**2
     stored = _find(model.settings.get("training_module"), "avg_num_neighbors")
     if isinstance(stored, Mapping):
