@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from allegro_jax.data.frames import Frame
 
@@ -39,6 +40,10 @@ def learning_curve(history: Sequence[Mapping[str, Any]], path: Path) -> None:
                 if part == "valid" and np.isfinite(values[best]):
                     axis.plot(epochs[best], values[best], "o", color=colour, markersize=5)
         axis.set(xlabel="epoch", ylabel=label, yscale="log")
+        if name != "loss":
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.yaxis.set_minor_formatter(NullFormatter())
         axis.grid(True, which="major", color="0.92")
     axes[0].legend(frameon=False)
     _save(figure, path)
