@@ -29,7 +29,7 @@ def save(path: Path, state: State, neighbour_list: NeighbourList, facts: dict[st
     Args:
         facts: what else to keep (JSON): the run's settings and the sizes of its files.
     """
-    arrays = {name: np.asarray(leaf) for name, leaf in _named_leaves(state)}
+    arrays: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in _named_leaves(state)}
     arrays["list.reference_positions"] = np.asarray(neighbour_list.reference_positions)
     arrays["list.reference_cell"] = np.asarray(neighbour_list.reference_cell)
     header = {

@@ -178,7 +178,7 @@ class _Run:
         state = structures.state_from_atoms(
             self.template, self.potential.species, self.template.get_momenta(), seed, self.precision
         )
-        if velocities == "draw":
+        if velocities == "draw" and temperature_K is not None:
             # a key of its own, apart from those that the noise of each step is drawn from
             key = jax.random.fold_in(jax.random.fold_in(state.key, 0), 1)
             momenta = maxwell_boltzmann_momenta(key, state.masses, state.species, temperature_K)
@@ -194,8 +194,8 @@ class _Run:
             state.positions, state.cell, state.species, fill=False
         )
         closest_warned = False
-        if restart:
-            path = files.path(CHECKPOINT)
+        path = files.path(CHECKPOINT)
+        if restart and path is not None:
             state, listed, facts = checkpoint.load(path, state, listed)
             if facts["settings"] != self.settings():
                 raise ValueError(f"{path} was written with other settings: {facts['settings']}")

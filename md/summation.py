@@ -6,7 +6,7 @@ The steps are those of T. J. Dekker, Numer. Math. 18, 224 (1971), and D. E. Knut
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -26,7 +26,7 @@ def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
     return total, (a - (total - part)) + (b - part)
 
 
-def zero(dtype: object) -> TwoFloat:
+def zero(dtype: Any) -> TwoFloat:
     return TwoFloat(jnp.zeros((), dtype), jnp.zeros((), dtype))
 
 

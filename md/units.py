@@ -2,7 +2,7 @@
 
 Inside the engine, time is measured in Å·√(amu/eV) ≈ 10.18 fs, so that kinetic energies p²/2m and
 forces need no factors; momenta are then in √(amu·eV), as in ASE. Multiply by a unit to enter the
-engine, divide by it to leave: ``timestep = 0.5 * units.FEMTOSECOND``; ``pressure / units.GIGAPASCAL``.
+engine, divide by it to leave: ``0.5 * units.FEMTOSECOND``, ``pressure / units.GIGAPASCAL``.
 
 Constants: CODATA 2022 (e and k_B are exact by definition of the SI).
 """
