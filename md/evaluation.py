@@ -22,9 +22,9 @@ from jaxtyping import Array, Bool, Float, Int
 from md import cells
 from md.local_potential import LocalPotential
 
-# Slots (atoms × neighbours) per block. On a CPU a block's activations should stay in cache; on an
-# accelerator a block should fill the device, within the memory that the block may take.
-CPU_SLOTS = 1024
+# Memory of a block. On a CPU its activations should stay in cache; on an accelerator a block should
+# fill the device, within the memory that it may take.
+CPU_BYTES = 32 * 2**20
 ACCELERATOR_BYTES = 4 * 2**30
 DEFAULT_BYTES_PER_SLOT = 16 * 2**10
 
@@ -184,11 +184,9 @@ def default_block_size(num_atoms: int, num_slots: int, potential: Any = None) ->
         num_slots: slots per atom.
         potential: may state ``bytes_per_slot``, the memory that one slot's value and gradient take.
     """
-    if jax.default_backend() == "cpu":
-        slots = CPU_SLOTS
-    else:
-        per_slot = getattr(potential, "bytes_per_slot", DEFAULT_BYTES_PER_SLOT)
-        slots = _accelerator_bytes() // per_slot
+    per_slot = getattr(potential, "bytes_per_slot", DEFAULT_BYTES_PER_SLOT)
+    memory = CPU_BYTES if jax.default_backend() == "cpu" else _accelerator_bytes()
+    slots = memory // per_slot
     return int(min(max(slots // max(num_slots, 1), 1), max(num_atoms, 1)))
 
 

@@ -20,9 +20,13 @@ class LocalPotential(Protocol):
             differentiated, or given a leading axis (a committee).
         species: chemical symbols; species indices refer to this order.
         cutoff: Å; atoms farther apart do not interact.
-        pair_cutoffs: optional directed table ``[centre][neighbour]`` in Å that prunes neighbour lists.
+        pair_cutoffs: optional directed table ``[centre][neighbour]`` in Å that prunes neighbour
+            lists.
         reference_energies: eV per species. They are *not* part of the site energies: added on the
             host in float64, they would swallow the digits of a float32 sum.
+
+    It may also have ``bytes_per_slot``, the memory that the value and gradient of one neighbour
+    take, from which the size of blocks is chosen.
     """
 
     params: Any
@@ -97,6 +101,10 @@ class LennardJones:
     @property
     def pair_cutoffs(self) -> None:
         return None
+
+    @property
+    def bytes_per_slot(self) -> int:
+        return 128
 
     @property
     def reference_energies(self) -> tuple[float, ...]:
