@@ -228,7 +228,8 @@ def _config_of(model: NequipModel) -> AllegroConfig:
     pair_cutoffs = None
     if metadata.get("per_edge_type_cutoff") is not None:
         values = [float(value) for value in metadata["per_edge_type_cutoff"].split()]
-        pair_cutoffs = np.reshape(values, (len(model.species), -1)).tolist()
+        size = len(model.species)
+        pair_cutoffs = tuple(tuple(values[row * size : (row + 1) * size]) for row in range(size))
     return AllegroConfig(
         species=model.species,
         cutoff=float(metadata["r_max"]),
@@ -254,8 +255,8 @@ def _config_of(model: NequipModel) -> AllegroConfig:
     )
 
 
-def _per_species(values: Any, absent: float) -> float | list[float]:
-    values = values.detach().reshape(-1).tolist()
+def _per_species(values: Any, absent: float) -> float | tuple[float, ...]:
+    values = tuple(values.detach().reshape(-1).tolist())
     return absent if not values else values[0] if len(values) == 1 else values
 
 
@@ -362,7 +363,7 @@ def _pair_potential(parts: Mapping[str, Any]) -> dict[str, Any]:
     return {"zbl": True, "zbl_cutoff_power": _power(envelope)}
 
 
-def _average_neighbours(model: NequipModel, allegro: Any) -> float | list[float]:
+def _average_neighbours(model: NequipModel, allegro: Any) -> float | tuple[float, ...]:
     """As configured, to the last digit, where that is what the model holds (rounded)."""
     if hasattr(allegro, "avg_num_neighbors_norm"):
         norm = allegro.avg_num_neighbors_norm.norm_const.double().reshape(-1).numpy()
@@ -376,7 +377,7 @@ def _average_neighbours(model: NequipModel, allegro: Any) -> float | list[float]
         exact = np.asarray(stored, float).reshape(-1)
         if exact.shape == held.shape and np.allclose(exact, held, rtol=1e-6):
             held = exact
-    return float(held[0]) if len(held) == 1 else held.tolist()
+    return float(held[0]) if len(held) == 1 else tuple(held.tolist())
 
 
 def _find(settings: Any, key: str) -> Any:
