@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -149,7 +149,9 @@ def assemble(
     return Assembled(batch, frames, place, atoms)
 
 
-def prefetch(make: Callable[[Any], Any], items: Iterable[Any], ahead: int = 4) -> Iterator[Any]:
+def prefetch(
+    make: Callable[[Any], Any], items: Iterable[Any], ahead: int = 4
+) -> Generator[Any, None, None]:
     """``make(item)`` for every item, in order, up to ``ahead`` of them prepared by a thread."""
     ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=ahead)
     stop = threading.Event()

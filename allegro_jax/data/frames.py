@@ -252,8 +252,8 @@ def _read_images(path: Path) -> list[ase.Atoms]:
     if path.name.endswith(("xyz.gz", "extxyz.gz")):
         # ASE seeks back and forth in the file, which is slow in a compressed one
         with gzip.open(path, "rt") as file:
-            return ase.io.read(io.StringIO(file.read()), index=":", format="extxyz")
-    return ase.io.read(path, index=":")
+            return list(ase.io.iread(io.StringIO(file.read()), index=":", format="extxyz"))
+    return list(ase.io.iread(path, index=":"))
 
 
 def _find_label(atoms: ase.Atoms, key: str) -> Any:

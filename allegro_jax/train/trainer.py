@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import jax
@@ -144,7 +144,7 @@ class Trainer:
     @functools.cached_property
     def _bare(self) -> AllegroPotential:
         # weights come as an argument of the compiled program; none must be captured as constants
-        return self.potential.replace(params=None)
+        return dataclasses.replace(self.potential, params=None)
 
     def _program(
         self, name: str, function: Callable[..., Any], donated: tuple[int, ...], *arguments: Any
@@ -201,7 +201,7 @@ class _Part:
     def waste(self, batches: Sequence[tuple[int, np.ndarray]]) -> float:
         return padding_waste(self.buckets, self.counts, batches)
 
-    def assembled(self, batches: Sequence[tuple[int, np.ndarray]]) -> Iterator[Batch]:
+    def assembled(self, batches: Sequence[tuple[int, np.ndarray]]) -> Generator[Batch, None, None]:
         """The batches as host arrays, prepared ahead by a thread."""
 
         def make(item: tuple[int, np.ndarray]) -> Batch:
