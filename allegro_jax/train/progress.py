@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -45,12 +46,16 @@ class Progress:
             initial=done * steps_per_epoch,
             file=self.stream,
             disable=not self.live,
-            dynamic_ncols=True,
-            bar_format="{desc} |{bar}| {percentage:3.0f}% {elapsed}, {remaining} left {postfix}",
+            ncols=shutil.get_terminal_size().columns,
+            bar_format="{desc} |{bar}| {percentage:3.0f}% {elapsed}, {remaining} left{postfix}",
         )
-        self.bar.set_description_str(f"epoch {done + 1}/{epochs}")
+        self.bar.set_description_str(f"epoch {done + 1}/{epochs}, compiling")
+        self.compiling = True
 
     def step(self) -> None:
+        if self.compiling:
+            self.bar.set_description_str(self.bar.desc.removesuffix(", compiling"))
+            self.compiling = False
         self.bar.update()
 
     def epoch(self, row: Mapping[str, Any], best: int) -> None:
