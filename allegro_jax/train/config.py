@@ -70,7 +70,8 @@ class FitConfig:
         epochs: passes over the training frames.
         batch_size: frames per step.
         optimiser: ``adam``, ``adamw`` or ``amsgrad``.
-        learning_rate: the highest learning rate.
+        learning_rate: the highest learning rate. Weights are of order one (their normalisation is
+            applied at evaluation), hence the large value.
         weight_decay: of adamw.
         clip: largest norm of a gradient; longer ones are shortened.
         schedule: ``cosine`` to ``final_learning_rate``, ``exponential`` to it, ``plateau`` (times
@@ -92,7 +93,7 @@ class FitConfig:
     epochs: int = 200
     batch_size: int = 5
     optimiser: str = "adam"
-    learning_rate: float = 4e-3
+    learning_rate: float = 2e-2
     weight_decay: float = 0.0
     clip: float = 10.0
     schedule: str = "cosine"
@@ -101,7 +102,7 @@ class FitConfig:
     plateau_factor: float = 0.5
     plateau_patience: int = 25
     ema: float = 0.99
-    energy_weight: float = 1.0
+    energy_weight: float = 10.0
     forces_weight: float = 1.0
     stress_weight: float = 1.0
     precision: str = "float32"
