@@ -160,7 +160,7 @@ def test_early_stop_and_other_choices(folder, tmp_path):
     training = {
         "epochs": 50,
         "patience": 2,
-        "learning_rate": 1e-9,  # no epoch is better than the first, as the average stands still
+        "learning_rate": 1e-30,  # lost in rounding: no epoch is better than the first
         "ema": 0.0,
         "optimiser": "adamw",
         "weight_decay": 1e-3,
