@@ -15,6 +15,8 @@ from jax_md import quantity, simulate, space  # noqa: E402
 
 from allegro_jax.interfaces.jax_md import neighbor_list_potential  # noqa: E402
 
+pytestmark = pytest.mark.filterwarnings("ignore:scatter inputs:FutureWarning")  # jax-md's lists
+
 
 @pytest.fixture(scope="module")
 def crystal() -> Atoms:
