@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import jax
@@ -100,8 +101,8 @@ class SinglePoint:
 
     Args:
         potential: an Allegro potential (or any local potential).
-        dtype: of the evaluation; by default that of the weights. float64 needs
-            ``jax.enable_x64(True)`` around the calls.
+        dtype: of the evaluation; by default that of the weights. 64-bit types are switched on
+            for the evaluation where float64 needs them.
         block_size: atoms evaluated at once; chosen by :mod:`md.evaluation` if not given.
     """
 
@@ -153,9 +154,15 @@ class SinglePoint:
         neighbours, vectors, mask = dense(pairs, rows, slots)
         padded_species = np.full(rows, -1, np.int32)
         padded_species[:n] = species
-        result, per_atom = self._evaluate(
-            potential, vectors.astype(self.dtype), neighbours, mask, padded_species, virials=virials
-        )
+        with jax.enable_x64(True) if self.dtype == np.float64 else contextlib.nullcontext():
+            result, per_atom = self._evaluate(
+                potential,
+                vectors.astype(self.dtype),
+                neighbours,
+                mask,
+                padded_species,
+                virials=virials,
+            )
 
         references = np.asarray(potential.reference_energies)[species]
         out = {
