@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
+from ase.stress import full_3x3_to_voigt_6_stress
 from flax import struct
 from jax import Array
 from jaxtyping import Bool, Float, Int
@@ -181,8 +182,7 @@ class SinglePoint:
             )
         if atoms.pbc.all() and atoms.cell.volume > 0:
             virial = np.asarray(result.virial, np.float64)
-            stress = (virial + virial.T) / 2 / atoms.cell.volume
-            out["stress"] = stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+            out["stress"] = full_3x3_to_voigt_6_stress(virial) / atoms.cell.volume
         if virials:
             out["virials"] = np.asarray(per_atom, np.float64)[:n]
         out["shortest_distances"] = shortest_distances(pairs, species, len(potential.species))
