@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,7 +15,6 @@ from md import cells, ensembles, observables, summation, units
 from md.ensembles import Parameters
 from md.evaluation import evaluate
 from md.faults import Fault
-from md.integrators import Interactions
 from md.neighbours import NeighbourList, needs_update, update
 from md.observables import Sample
 from md.state import State, kinetic_energy, real_atoms, wrapped
@@ -78,6 +78,9 @@ class Report(NamedTuple):
     closest: Closest | None
 
 
+Interactions = Callable[[State, NeighbourList], tuple[State, NeighbourList]]
+
+
 def interactions(potential: Any, block_size: int | None) -> Interactions:
     """Forces of a potential, with the neighbour list rebuilt first wherever that is due."""
 
@@ -132,7 +135,8 @@ def run_chunk(
 
     def advance(carry):
         done, state, neighbours, alarm = carry
-        state, neighbours = integrator.step(state, neighbours, forces)
+        state, neighbours = forces(integrator.begin(state), neighbours)
+        state = integrator.finish(state)
         state = state.replace(step=state.step + 1)
         return done + 1, state, neighbours, check(state, alarm, hottest)
 

@@ -1,23 +1,22 @@
-"""Integrators: pairs of pure functions (init, step) over :class:`md.state.State`.
+"""Integrators: triples of pure functions (init, begin, finish) over :class:`md.state.State`.
 
-``step`` advances a state by one time step. It asks for forces through ``interactions``, the
-function that the run loop hands in: ``interactions(state, neighbours)`` returns the state with
-forces, energies and virial at its positions, and a neighbour list that is right for them. An
-integrator therefore knows neither potentials nor lists nor cells.
+A time step is ``begin``, then the forces at the new positions, then ``finish``. The run loop
+computes the forces between the two, so an integrator knows neither potentials nor lists nor cells,
+and ``jax.vmap`` turns it into one for many replicas.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from md import summation
-from md.state import State
+from md.state import State, mobile
 from md.summation import TwoFloat
 
-Interactions = Callable[[State, Any], tuple[State, Any]]
 Scalar = Float[Array, ""] | float
 
 
@@ -25,22 +24,28 @@ class Integrator(NamedTuple):
     """One way to advance a state.
 
     Attributes:
-        init: ``state -> state``, adds the integrator's own variables (``state.thermostat``).
-        step: ``(state, neighbours, interactions) -> (state, neighbours)``. The state's forces
-            must be those at its positions; those of the result are. ``state.step`` is left to the
-            caller.
+        init: ``state -> state``, adds the integrator's own variables (``state.thermostat``,
+            ``state.barostat``).
+        begin: ``state -> state``, everything up to the new positions and cell. The forces and the
+            virial are still those of the old ones.
+        finish: ``state -> state``, the rest of the step, with the forces at the new positions.
+            ``state.step`` is left to the caller.
         energy_exchanged: ``state -> TwoFloat``, eV: add it to potential + kinetic energy to get
             the quantity that exact dynamics would conserve.
+
+    With a time step of zero, ``begin`` and ``finish`` change nothing.
     """
 
     init: Callable[[State], State]
-    step: Callable[[State, Any, Interactions], tuple[State, Any]]
+    begin: Callable[[State], State]
+    finish: Callable[[State], State]
     energy_exchanged: Callable[[State], TwoFloat]
 
 
 def kick(state: State, duration: Scalar) -> State:
-    """p ← p + F·duration."""
-    return state.replace(momenta=state.momenta + duration * state.forces)
+    """p ← p + F·duration, for atoms that are mobile."""
+    kicked = state.momenta + duration * state.forces
+    return state.replace(momenta=jnp.where(mobile(state)[:, None], kicked, state.momenta))
 
 
 def drift(state: State, duration: Scalar) -> State:
@@ -48,6 +53,11 @@ def drift(state: State, duration: Scalar) -> State:
     return state.replace(
         positions=state.positions + duration * state.momenta / state.masses[:, None]
     )
+
+
+def without_variables(state: State) -> State:
+    """A state for integrators that have no variables of their own."""
+    return state.replace(thermostat=None, barostat=None)
 
 
 def velocity_verlet(timestep: Scalar) -> Integrator:
@@ -70,12 +80,13 @@ def velocity_verlet(timestep: Scalar) -> Integrator:
         timestep: Å·√(amu/eV) (``femtoseconds * units.FEMTOSECOND``).
     """
 
-    def step(state: State, neighbours: Any, interactions: Interactions) -> tuple[State, Any]:
-        state = drift(kick(state, timestep / 2), timestep)
-        state, neighbours = interactions(state, neighbours)
-        return kick(state, timestep / 2), neighbours
+    def begin(state: State) -> State:
+        return drift(kick(state, timestep / 2), timestep)
+
+    def finish(state: State) -> State:
+        return kick(state, timestep / 2)
 
     def energy_exchanged(state: State) -> TwoFloat:
         return summation.zero(state.momenta.dtype)
 
-    return Integrator(lambda state: state, step, energy_exchanged)
+    return Integrator(without_variables, begin, finish, energy_exchanged)

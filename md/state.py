@@ -28,10 +28,15 @@ class State:
         forces: [N, 3] eV/Å, at these positions.
         site_energies: [N] eV, without the species' reference energies.
         virial: [3, 3] eV, dE/dε.
-        species: [N] indices; −1 marks a padded atom, which never moves.
+        species: [N] indices; −1 marks a padded atom.
+        group: [N] the thermostat group of each atom, from 0; −1 for atoms whose momenta never
+            change: padding, and atoms that are fixed or driven (:mod:`md.groups`).
         masses: [N] amu; positive, also of padded atoms.
         cell: [3, 3] Å, rows are the lattice vectors.
-        thermostat: variables of the thermostat, a pytree of its own kind; None without one.
+        thermostat, barostat: their variables, pytrees of their own kinds; None without one.
+        bias: variables of the bias potential (:mod:`md.bias`); None without.
+        bias_energy: eV, of the bias and of added forces, at these positions.
+        work: eV, done on the system so far by driven atoms and by deforming the cell.
         key: random key of the run; step numbers are folded into it.
         step: number of steps done.
         pbc: static; directions that repeat.
@@ -44,9 +49,14 @@ class State:
     site_energies: Float[Array, " atoms"]
     virial: Float[Array, "3 3"]
     species: Int[Array, " atoms"]
+    group: Int[Array, " atoms"]
     masses: Float[Array, " atoms"]
     cell: Float[Array, "3 3"]
     thermostat: Any
+    barostat: Any
+    bias: Any
+    bias_energy: Float[Array, ""]
+    work: TwoFloat
     key: Key[Array, ""]
     step: Int[Array, ""]
     pbc: Periodicity = struct.field(pytree_node=False)
@@ -74,9 +84,14 @@ def initial_state(
         site_energies=jnp.zeros_like(masses),
         virial=jnp.zeros_like(cell),
         species=species,
+        group=jnp.where(real_atoms(species), 0, -1),
         masses=masses,
         cell=cell,
         thermostat=None,
+        barostat=None,
+        bias=None,
+        bias_energy=jnp.zeros_like(masses, shape=()),
+        work=summation.zero(masses.dtype),
         key=key,
         step=jnp.asarray(-1, jnp.int32),
         pbc=pbc,
@@ -96,10 +111,15 @@ def real_atoms(species: Int[Array, " atoms"]) -> Bool[Array, " atoms"]:
     return species >= 0
 
 
+def mobile(state: State) -> Bool[Array, " atoms"]:
+    """Which atoms move by the forces on them: not padding, not fixed, not driven."""
+    return state.group >= 0
+
+
 def kinetic_energy(state: State) -> TwoFloat:
-    """Σ p²/2m, eV."""
+    """Σ p²/2m over the mobile atoms, eV."""
     per_atom = jnp.sum(state.momenta**2, axis=1) / (2 * state.masses)
-    return summation.compensated_sum(jnp.where(real_atoms(state.species), per_atom, 0))
+    return summation.compensated_sum(jnp.where(mobile(state), per_atom, 0))
 
 
 def maxwell_boltzmann_momenta(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
 from md import summation, units
-from md.integrators import Integrator, Interactions, Scalar, drift, kick
-from md.state import State, kinetic_energy, real_atoms
+from md.integrators import Integrator, Scalar, drift, kick
+from md.state import State, kinetic_energy, mobile, real_atoms
 from md.summation import TwoFloat
 
 
@@ -59,18 +57,19 @@ def langevin(timestep: Scalar, temperature: Scalar, friction: Scalar) -> Integra
         noise = jax.random.normal(key, state.momenta.shape, state.momenta.dtype)
         width = jnp.sqrt((1 - keep**2) * state.masses * units.BOLTZMANN * temperature)
         kicked = keep * state.momenta + width[:, None] * noise
-        momenta = jnp.where(real_atoms(state.species)[:, None], kicked, state.momenta)
+        momenta = jnp.where(mobile(state)[:, None], kicked, state.momenta)
         change = jnp.sum(momenta**2 - state.momenta**2, axis=1) / (2 * state.masses)
         taken = summation.add(state.thermostat.taken, -jnp.sum(change))
         return state.replace(momenta=momenta, thermostat=LangevinState(taken))
 
-    def step(state: State, neighbours: Any, interactions: Interactions) -> tuple[State, Any]:
+    def begin(state: State) -> State:
         state = drift(kick(state, timestep / 2), timestep / 2)
-        state = drift(ornstein_uhlenbeck(state), timestep / 2)
-        state, neighbours = interactions(state, neighbours)
-        return kick(state, timestep / 2), neighbours
+        return drift(ornstein_uhlenbeck(state), timestep / 2)
 
-    return Integrator(init, step, lambda state: state.thermostat.taken)
+    def finish(state: State) -> State:
+        return kick(state, timestep / 2)
+
+    return Integrator(init, begin, finish, lambda state: state.thermostat.taken)
 
 
 @struct.dataclass
@@ -163,14 +162,15 @@ def nose_hoover_chain(
             momenta=scale * state.momenta, thermostat=ChainState(jnp.stack(v), work)
         )
 
-    def step(state: State, neighbours: Any, interactions: Interactions) -> tuple[State, Any]:
-        state = drift(kick(chain(state, timestep / 2), timestep / 2), timestep)
-        state, neighbours = interactions(state, neighbours)
-        return chain(kick(state, timestep / 2), timestep / 2), neighbours
+    def begin(state: State) -> State:
+        return drift(kick(chain(state, timestep / 2), timestep / 2), timestep)
+
+    def finish(state: State) -> State:
+        return chain(kick(state, timestep / 2), timestep / 2)
 
     def energy_exchanged(state: State) -> TwoFloat:
         mass, _ = masses(state)
         kinetic = jnp.sum(mass * state.thermostat.velocities**2) / 2
         return summation.add(state.thermostat.work, kinetic)
 
-    return Integrator(init, step, energy_exchanged)
+    return Integrator(init, begin, finish, energy_exchanged)
