@@ -1,0 +1,51 @@
+"""Running totals for millions of steps: a plain float32 would stop counting at 2²⁴."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from md import summation
+from md.summation import TwoFloat
+
+_WORD = 2**30
+
+
+class Tally(NamedTuple):
+    """Whole numbers up to 2⁶¹, as high · 2³⁰ + low; both int32, of any shape."""
+
+    high: Int[Array, "*shape"]
+    low: Int[Array, "*shape"]
+
+
+def empty_tally(shape: tuple[int, ...]) -> Tally:
+    return Tally(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.int32))
+
+
+def count(tally: Tally, counts: Int[Array, "*shape"]) -> Tally:
+    """Add counts, each from 0 to 2³⁰."""
+    low = tally.low + counts
+    return Tally(tally.high + low // _WORD, low % _WORD)
+
+
+def counts(tally: Tally) -> np.ndarray:
+    """The numbers as float64, on the host."""
+    return np.asarray(tally.high, np.float64) * _WORD + np.asarray(tally.low, np.float64)
+
+
+def empty_sum(shape: tuple[int, ...], dtype: Any) -> TwoFloat:
+    """Sums of any shape, each a pair of floats (:mod:`md.summation`)."""
+    return TwoFloat(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+
+def accumulate(total: TwoFloat, values: Float[Array, "*shape"]) -> TwoFloat:
+    """Add values to sums of the same shape."""
+    return summation.add(total, TwoFloat(values, jnp.zeros_like(values)))
+
+
+def total(value: TwoFloat) -> np.ndarray:
+    """The sums as float64, on the host."""
+    return np.asarray(value.high, np.float64) + np.asarray(value.low, np.float64)
