@@ -1,10 +1,16 @@
-"""Checkpoints: all that a run needs to go on as if it had never stopped. One .npz, no pickle."""
+"""Checkpoints: all that a run needs to go on as if it had never stopped. One .npz, no pickle.
+
+A checkpoint holds a pytree (the state, its neighbour list, accumulators of observables, ...: the
+caller's choice) and a dictionary of facts. Arrays are stored under their place in the tree.
+
+Neighbour lists are stored as what they were built from, and built again: their order decides how
+sums round, so a restarted run must find the same list, not just an equivalent one.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,90 +20,167 @@ import jax.numpy as jnp
 import numpy as np
 
 from md import neighbours
-from md.neighbours import Capacities, NeighbourList
-from md.state import State
+from md.bins import Capacities
+from md.durable import replacing
+from md.neighbours import NeighbourList
 
-FORMAT = 1
+FORMAT = 2
 
 
-def save(path: Path, state: State, neighbour_list: NeighbourList, facts: dict[str, Any]) -> None:
-    """Write a checkpoint, replacing the old one only when the new one is complete.
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """A pytree on the host, ready to be written.
 
-    The neighbour list is kept as what it was built from: its order decides how sums round, so a
-    restarted run must find the same list, not just an equivalent one.
-
-    Args:
-        facts: what else to keep (JSON): the run's settings and the sizes of its files.
+    Attributes:
+        arrays: by their place in the tree.
+        capacities: static sizes of neighbour lists and pair searches, by their place in the tree.
     """
-    arrays: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in _named_leaves(state)}
-    arrays["list.reference_positions"] = np.asarray(neighbour_list.reference_positions)
-    arrays["list.reference_cell"] = np.asarray(neighbour_list.reference_cell)
-    header = {
-        "format": FORMAT,
-        "capacities": dataclasses.asdict(neighbour_list.capacities),
-        **facts,
-    }
-    arrays["header"] = np.asarray(json.dumps(header))
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        np.savez(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+
+    arrays: dict[str, np.ndarray]
+    capacities: dict[str, dict[str, Any]]
 
 
-def load(
-    path: Path, template: State, neighbour_list: NeighbourList
-) -> tuple[State, NeighbourList, dict[str, Any]]:
-    """Read a checkpoint.
+def snapshot(tree: Any) -> Snapshot:
+    """Fetch a pytree from the device. What happens to its buffers afterwards does not matter."""
+    arrays: dict[str, Any] = {}
+    capacities = {}
+    for name, node in _nodes(tree):
+        if _is_sized(node):
+            capacities[name] = dataclasses.asdict(node.capacities)
+        arrays |= {part: _plain(leaf) for part, leaf in _parts(name, node)}
+    # a copy: on a CPU, what the device gives may be a view of a buffer that is used again
+    fetched = {name: np.array(leaf) for name, leaf in jax.device_get(arrays).items()}
+    return Snapshot(fetched, capacities)
+
+
+def save(path: Path, tree: Snapshot, facts: dict[str, Any]) -> None:
+    """Write a checkpoint. It replaces the one before only when it is complete and on disk.
 
     Args:
-        template: a state of the same system and ensemble.
-        neighbour_list: a list of the same reach.
+        path: the file.
+        tree: what :func:`snapshot` made.
+        facts: what else to keep (JSON): the run's settings, the state of its files.
+    """
+    header = {"format": FORMAT, "facts": facts, "capacities": tree.capacities}
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.savez(file, header=np.asarray(json.dumps(header)), **tree.arrays)
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """The facts of a checkpoint.
+
+    Raises:
+        ValueError: if there is none, or it is damaged or of another version.
+    """
+    return _read(path, arrays=False)[0]["facts"]
+
+
+def load(path: Path, template: Any, species: Any) -> Any:
+    """Read the pytree of a checkpoint.
+
+    Args:
+        path: the file.
+        template: a tree of the same structure, shapes and precisions. Only the capacities of
+            neighbour lists and pair searches may differ: those of the checkpoint are taken.
+        species: [N], or [replicas, N] where lists have a leading axis: what lists are built with.
 
     Raises:
         ValueError: if the file is damaged or belongs to another run; one line that says so.
     """
+    header, arrays = _read(path, arrays=True)
+
+    def stored(name: str, like: Any) -> jax.Array:
+        shape, dtype = jnp.shape(_plain(like)), jnp.result_type(_plain(like))
+        value = arrays.get(name)
+        if value is None or value.shape != shape or value.dtype != dtype:
+            found = "absent" if value is None else f"{value.dtype}{list(value.shape)}"
+            raise ValueError(
+                f"{path} belongs to another kind of run ({name} is {found}, not "
+                f"{dtype}{list(shape)}): restart with the same structure, ensemble and precision"
+            )
+        if _is_key(like):
+            return jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(like))
+        return jnp.asarray(value)
+
+    nodes = []
+    for name, node in _nodes(template):
+        parts = [stored(part, leaf) for part, leaf in _parts(name, node)]
+        if not _is_sized(node):
+            nodes += parts
+            continue
+        sizes = _capacities(header["capacities"][name])
+        if isinstance(node, NeighbourList):
+            nodes.append(_rebuilt(node, sizes, *parts, species))
+        else:
+            same = jax.tree.unflatten(jax.tree.structure(node), parts)
+            nodes.append(same.replace(capacities=sizes))
+    return jax.tree.unflatten(jax.tree.structure(template, is_leaf=_is_sized), nodes)
+
+
+def _read(path: Path, *, arrays: bool) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: there is no checkpoint to restart from")
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        header = json.loads(str(arrays["header"]))
+            header = json.loads(str(file["header"]))
+            found = {name: file[name] for name in file.files if arrays and name != "header"}
     except (zipfile.BadZipFile, KeyError, EOFError, ValueError) as error:
         raise ValueError(f"{path} is not a checkpoint, or is damaged: {error}") from error
     if header.get("format") != FORMAT:
         raise ValueError(
-            f"{path} has checkpoint format {header.get('format')}; this version reads {FORMAT}"
+            f"{path} has checkpoint format {header.get('format')}; this version reads {FORMAT}: "
+            "restart with the version that wrote it"
         )
-    leaves = []
-    for (name, leaf), original in zip(
-        _named_leaves(template), jax.tree.leaves(template), strict=True
-    ):
-        stored = arrays.get(name)
-        if stored is None or stored.shape != leaf.shape or stored.dtype != leaf.dtype:
-            raise ValueError(
-                f"{path} belongs to another kind of run ({name} differs): restart with the same "
-                "structure, ensemble and precision"
-            )
-        value = jnp.asarray(stored)
-        leaves.append(jax.random.wrap_key_data(value) if _is_key(original) else value)
-    state = jax.tree.unflatten(jax.tree.structure(template), leaves)
-    c = header["capacities"]
-    capacities = Capacities(
-        c["neighbours"], tuple(c["bins"]), tuple(c["stencil"]), c["bin_occupancy"]
-    )
-    rebuilt = neighbours.build(
-        jnp.asarray(arrays["list.reference_positions"]),
-        jnp.asarray(arrays["list.reference_cell"]),
-        state.species,
-        neighbour_list.reach,
-        capacities,
-    )
-    return state, rebuilt, header
+    return header, found
 
 
-def _named_leaves(state: State) -> list[tuple[str, Any]]:
-    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
-    return [("state" + jax.tree_util.keystr(path), _plain(leaf)) for path, leaf in leaves]
+def _capacities(stored: dict[str, Any]) -> Capacities:
+    """Capacities from JSON, which has no tuples."""
+    return Capacities(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
+
+
+def _rebuilt(
+    template: NeighbourList, capacities: Capacities, positions: Any, cell: Any, species: Any
+) -> NeighbourList:
+    """The list that was built from these positions, with these capacities."""
+    zero = jnp.zeros((), jnp.int32)
+    blank = template.replace(
+        capacities=capacities, faults=zero, required=jax.tree.map(lambda _: zero, template.required)
+    )
+    species = jnp.asarray(species)
+
+    def build(positions: Any, cell: Any, species: Any) -> NeighbourList:
+        return neighbours.update(blank, positions, cell, species)
+
+    if positions.ndim == 3:
+        species = jnp.broadcast_to(species, positions.shape[:2])
+        build = jax.vmap(build)
+    built = jax.jit(build)(positions, cell, species)
+    # a list that was still to be filled has an unknown (NaN) reference, and what was just built
+    # from it means nothing: the reference stays, so the list is built before it is used
+    return built.replace(
+        faults=jnp.zeros_like(template.faults),
+        required=jax.tree.map(jnp.zeros_like, template.required),
+    )
+
+
+def _nodes(tree: Any) -> list[tuple[str, Any]]:
+    """The leaves of a tree and their places; what has capacities counts as a leaf."""
+    nodes = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_sized)[0]
+    return [("tree" + jax.tree_util.keystr(path), node) for path, node in nodes]
+
+
+def _parts(name: str, node: Any) -> list[tuple[str, Any]]:
+    """The arrays of one node that are stored, and their names."""
+    if isinstance(node, NeighbourList):
+        return [(f"{name}.{x}", getattr(node, x)) for x in ("reference_positions", "reference_cell")]
+    leaves = jax.tree_util.tree_flatten_with_path(node)[0]
+    return [(name + jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
+
+
+def _is_sized(node: Any) -> bool:
+    """Whether a node carries static sizes: a neighbour list, or a search of pairs."""
+    return isinstance(getattr(node, "capacities", None), Capacities)
 
 
 def _plain(leaf: Any) -> Any:
@@ -105,4 +188,4 @@ def _plain(leaf: Any) -> Any:
 
 
 def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)

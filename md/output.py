@@ -1,123 +1,388 @@
-"""The files of a run: log.csv, trajectory.extxyz, final.extxyz, checkpoint.npz, figures."""
+"""The files of a run, written by a thread of their own while the run goes on.
+
+A folder holds, for each replica in a sub-folder ``replica-000`` ... where there are several::
+
+    log.csv                 a line every so many steps
+    trajectory.*            see :mod:`md.trajectory`
+    NAME.csv, *.png         tables of observables and figures, at the end
+    final.extxyz            the last structure; last_good.extxyz where a run had to stop
+
+and, always in the folder itself, ``checkpoint.npz``. All that grows can be read while the run goes
+on. Files of an earlier run are moved into ``previous-1`` and so on.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-import ase.io
 import numpy as np
 from ase import Atoms
 
-from md.observables import LOG_COLUMNS
+from md import checkpoint
+from md.durable import GrowingText, replacing
+from md.extxyz import formatted
+from md.trajectory import Trajectory, TrajectorySettings, open_trajectory
 
 LOG = "log.csv"
-TRAJECTORY = "trajectory.extxyz"
 FINAL = "final.extxyz"
 LAST_GOOD = "last_good.extxyz"
 CHECKPOINT = "checkpoint.npz"
 FIGURE = "run.png"
-_ALL = (LOG, TRAJECTORY, FINAL, LAST_GOOD, CHECKPOINT, FIGURE)
+
+_EARLIER = (
+    "*.csv", "*.png", "trajectory", "trajectory.*", FINAL, LAST_GOOD, CHECKPOINT, "replica-*",
+    "*.partial",
+)  # fmt: skip
+_WAITING = 8  # tasks; when the disk cannot keep up, the run waits for it
+
+Line = Mapping[str, float | int]
+Table = dict[str, np.ndarray]
 
 
 class Output:
-    """Where a run writes: a folder, or memory when there is none.
+    """Where a run writes: a folder, or memory where there is none.
+
+    Lines, frames and checkpoints reach the files in the order of the calls; the calls themselves
+    return at once. What goes wrong in writing is raised by the next call, at the latest by
+    ``close``. As a context manager an output is finished when the block ends well, and closed in
+    any case::
+
+        with Output(folder, columns, trajectory=TrajectorySettings("h5md")) as files:
+            files.write(lines, frames)
+            files.save(tree, {"settings": ...})
+
+    To go on with an earlier run, open the folder with ``restart``, look at ``facts()``, and call
+    ``restore`` before anything is written: it gives the pytree of the checkpoint and cuts all files
+    back to what they held when it was written. Not one frame is then missing or there twice.
+
+    Args:
+        folder: where to write; None keeps lines and frames in memory.
+        columns: of the log, ``step`` first.
+        trajectory: what to keep of frames; None: there will be none.
+        replicas: how many; None for a run of one system, without sub-folders.
+        restart: whether to go on with what the folder holds.
 
     Attributes:
         folder: the folder, or None.
-        lines: lines of the log so far, as dictionaries.
-        frames: frames so far; only kept where there is no folder.
+        columns: of the log.
+
+    Raises:
+        ValueError: for ``restart`` without a folder or without a checkpoint in it.
     """
 
-    def __init__(self, folder: str | os.PathLike[str] | None, *, append: bool) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str] | None,
+        columns: Sequence[str],
+        *,
+        trajectory: TrajectorySettings | None = None,
+        replicas: int | None = None,
+        restart: bool = False,
+    ) -> None:
         self.folder = None if folder is None else Path(folder)
-        self.lines: list[dict[str, float | int]] = []
-        self.frames: list[Atoms] = []
+        self.columns = tuple(columns)
+        self._settings = trajectory
+        self._lines: list[list[Line]] = [[] for _ in range(replicas or 1)]
+        self._frames: list[list[Atoms]] = [[] for _ in range(replicas or 1)]
+        self._files: list[_Files] = []
+        self._writer: _Writer | None = None
         if self.folder is None:
+            if restart:
+                raise ValueError("restart needs the output folder of the run to go on with")
+            return
+        self._folders = [self.folder]
+        if replicas is not None:
+            self._folders = [self.folder / f"replica-{r:03d}" for r in range(replicas)]
+        if restart:
+            self.facts()  # refuses a folder without a checkpoint
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        if append:
-            return
         _set_aside(self.folder)
-        with (self.folder / LOG).open("w") as file:
-            file.write(",".join(LOG_COLUMNS) + "\n")
-        (self.folder / TRAJECTORY).touch()
+        self._open([None] * len(self._folders))
 
-    def path(self, name: str) -> Path | None:
-        return None if self.folder is None else self.folder / name
-
-    def sizes(self) -> dict[str, int]:
-        """Bytes in each file that grows: what a restart cuts it back to."""
+    def path(self, name: str, replica: int | None = None) -> Path | None:
+        """Path of a file, in the folder or in that of a replica; None without a folder."""
         if self.folder is None:
-            return {}
-        return {name: (self.folder / name).stat().st_size for name in (LOG, TRAJECTORY)}
+            return None
+        return (self.folder if replica is None else self._folders[replica]) / name
 
-    def cut(self, sizes: dict[str, int]) -> None:
-        """Cut files back to sizes they had before, and read the log up to there."""
-        assert self.folder is not None
-        for name, size in sizes.items():
-            path = self.folder / name
-            if not path.exists() or path.stat().st_size < size:
-                raise ValueError(
-                    f"{path} is shorter than when the checkpoint was written: cannot go on"
-                )
-            os.truncate(path, size)
-        self.lines = read_log(self.folder / LOG)
+    def write(self, lines: Sequence[Line], frames: Sequence[Atoms] = (), replica: int = 0) -> None:
+        """Append lines to the log and frames to the trajectory of a replica.
 
-    def write_lines(self, lines: list[dict[str, float | int]]) -> None:
-        self.lines.extend(lines)
-        if self.folder is None or not lines:
-            return
-        with (self.folder / LOG).open("a") as file:
-            file.writelines(",".join(_cell(line[c]) for c in LOG_COLUMNS) + "\n" for line in lines)
-
-    def write_frames(self, frames: list[Atoms]) -> None:
-        if self.folder is None:
-            self.frames.extend(frames)
-        elif frames:
-            with (self.folder / TRAJECTORY).open("a") as file:
-                ase.io.write(file, frames, format="extxyz")
-
-    def write_structure(self, name: str, atoms: Atoms) -> None:
+        Args:
+            lines: with a number for each of ``columns``; NaN becomes an empty cell.
+            frames: see :class:`md.trajectory.Trajectory`. In memory they keep velocities and forces
+                whatever the settings.
+        """
+        self._lines[replica].extend(lines)
         if self.folder is not None:
-            ase.io.write(self.folder / name, atoms, format="extxyz")
+            files = self._opened[replica]
+            self._submit(lambda: files.write(lines, frames))
+        elif self._settings is not None:
+            everything = dataclasses.replace(self._settings, velocities=True, forces=True)
+            self._frames[replica].extend(everything.select(atoms) for atoms in frames)
 
-    def log(self) -> dict[str, np.ndarray]:
-        """The log as columns."""
-        columns = {name: np.asarray([line[name] for line in self.lines]) for name in LOG_COLUMNS}
-        columns["step"] = columns["step"].astype(int)
-        return columns
+    def save(self, tree: Any, facts: Mapping[str, Any]) -> None:
+        """Write a checkpoint, of this pytree and of all that was written before this call.
+
+        Args:
+            tree: arrays, random keys and neighbour lists, fetched from the device at once.
+            facts: what else to keep (JSON).
+        """
+        if self.folder is None:
+            return
+        path, snapshot = self.folder / CHECKPOINT, checkpoint.snapshot(tree)
+        files = self._opened
+
+        def task() -> None:
+            marks = [each.commit() for each in files]
+            about = {"marks": marks, "trajectory": self._about_trajectory()}
+            checkpoint.save(path, snapshot, {"run": dict(facts), "files": about})
+
+        self._submit(task)
+
+    def facts(self) -> dict[str, Any]:
+        """What ``save`` was told when it wrote the checkpoint that is in the folder."""
+        return self._stored()["run"]
+
+    def restore(self, template: Any, species: Any) -> Any:
+        """The pytree of the checkpoint; all files are cut back to it.
+
+        Args:
+            template, species: see :func:`md.checkpoint.load`.
+
+        Raises:
+            ValueError: if the checkpoint belongs to another kind of run or a file lost something.
+        """
+        assert self.folder is not None
+        about = self._stored()["files"]
+        if about["trajectory"] != self._about_trajectory():
+            raise ValueError(
+                f"{self.folder / CHECKPOINT} was written with another trajectory: "
+                f"{about['trajectory']}, not {self._about_trajectory()}; restart with the same"
+            )
+        if len(about["marks"]) != len(self._folders):
+            raise ValueError(
+                f"{self.folder / CHECKPOINT} was written with {len(about['marks'])} replicas, not "
+                f"{len(self._folders)}: restart with as many"
+            )
+        tree = checkpoint.load(self.folder / CHECKPOINT, template, species)
+        self._open(about["marks"])
+        for replica, folder in enumerate(self._folders):
+            self._lines[replica] = list(read_log(folder / LOG, self.columns))
+        return tree
+
+    def write_structure(self, name: str, atoms: Atoms, replica: int | None = None) -> None:
+        """Write one structure, with all that it carries, as extended XYZ; at once."""
+        path = self.path(name, replica)
+        if path is not None:
+            with replacing(path) as partial:
+                partial.write_text(formatted(atoms), encoding="utf-8")
+
+    def write_table(
+        self, name: str, columns: Mapping[str, np.ndarray], replica: int | None = None
+    ) -> None:
+        """Write columns of equal length as NAME.csv; at once."""
+        path = self.path(f"{name}.csv", replica)
+        if path is not None:
+            rows = zip(*columns.values(), strict=True)
+            lines = [",".join(columns), *(",".join(_cell(x) for x in row) for row in rows)]
+            with replacing(path) as partial:
+                partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def last_line(self, replica: int = 0) -> Line | None:
+        return self._lines[replica][-1] if self._lines[replica] else None
+
+    def log(self, replica: int = 0) -> Table:
+        """The log of a replica as columns."""
+        lines = self._lines[replica]
+        table = {name: np.asarray([line[name] for line in lines], float) for name in self.columns}
+        return table | {"step": table["step"].astype(int)}
+
+    def frames(self, replica: int = 0) -> list[Atoms]:
+        """The frames of a replica; none where they are in the folder."""
+        return self._frames[replica]
+
+    def finish(self) -> None:
+        """Bring the files of a run that came to its end into their final form, and close them."""
+        try:
+            for files in self._files:
+                self._submit(files.finish)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Wait until all is written, and let go of the files. More than once does no harm."""
+        writer, self._writer = self._writer, None
+        try:
+            if writer is not None:
+                writer.close()
+        finally:
+            files, self._files = self._files, []
+            for each in files:
+                each.close()
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.finish()
+            return
+        try:
+            self.close()
+        except Exception as also:  # must not hide why the block ended
+            if also is not error:
+                error.add_note(f"and its output could not be written: {also}")
+
+    @property
+    def _opened(self) -> list[_Files]:
+        if not self._files:
+            raise RuntimeError("the output is closed, or was opened to restart but not restored")
+        return self._files
+
+    def _open(self, marks: Sequence[dict[str, Any] | None]) -> None:
+        for folder, mark in zip(self._folders, marks, strict=True):
+            folder.mkdir(exist_ok=True)
+            self._files.append(_Files(folder, self.columns, self._settings, mark))
+        self._writer = _Writer()
+
+    def _submit(self, task: Callable[[], None]) -> None:
+        if self._writer is not None:
+            self._writer.submit(task)
+
+    def _stored(self) -> dict[str, Any]:
+        assert self.folder is not None
+        return checkpoint.read_facts(self.folder / CHECKPOINT)
+
+    def _about_trajectory(self) -> dict[str, Any] | None:
+        if self._settings is None:
+            return None
+        about = dataclasses.asdict(self._settings)
+        atoms = self._settings.atoms
+        return about | {"atoms": None if atoms is None else list(atoms)}  # as JSON has it
 
 
-def read_log(path: Path) -> list[dict[str, float | int]]:
-    """Lines of a log.csv; empty cells are NaN."""
-    header, *rows = path.read_text().splitlines()
+class _Files:
+    """The growing files of one replica."""
+
+    def __init__(
+        self,
+        folder: Path,
+        columns: Sequence[str],
+        settings: TrajectorySettings | None,
+        mark: dict[str, Any] | None,
+    ) -> None:
+        self._columns = columns
+        self._log = GrowingText(folder / LOG, None if mark is None else mark["log"])
+        self._trajectory: Trajectory | None = None
+        if settings is not None:
+            old = None if mark is None else mark["trajectory"]
+            self._trajectory = open_trajectory(folder, settings, old)
+        if mark is None:
+            self._log.write(",".join(columns) + "\n")
+
+    def write(self, lines: Sequence[Line], frames: Sequence[Atoms]) -> None:
+        rows = (",".join(_cell(line[name]) for name in self._columns) for line in lines)
+        self._log.write("".join(row + "\n" for row in rows))
+        if self._trajectory is not None:
+            self._trajectory.write(frames)
+
+    def commit(self) -> dict[str, Any]:
+        """Force all to disk; returns what to cut back to."""
+        trajectory = None if self._trajectory is None else self._trajectory.commit()
+        return {"log": self._log.commit(), "trajectory": trajectory}
+
+    def finish(self) -> None:
+        if self._trajectory is not None:
+            self._trajectory.finish()
+
+    def close(self) -> None:
+        self._log.close()
+        if self._trajectory is not None:
+            self._trajectory.close()
+
+
+class _Writer:
+    """A thread that does tasks in order. After one has failed it does no more."""
+
+    def __init__(self) -> None:
+        self._tasks: queue.Queue[Callable[[], None] | None] = queue.Queue(_WAITING)
+        self._error: BaseException | None = None
+        # a daemon: a program that dies does not wait for it
+        self._thread = threading.Thread(target=self._work, name="md output", daemon=True)
+        self._thread.start()
+
+    def submit(self, task: Callable[[], None]) -> None:
+        """Have a task done; waits only if many are waiting already."""
+        self._raise()
+        self._tasks.put(task)
+
+    def close(self) -> None:
+        """Wait for all tasks."""
+        self._tasks.put(None)
+        self._thread.join()
+        self._raise()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            if self._error is None:
+                try:
+                    task()
+                except BaseException as error:
+                    self._error = error
+
+
+def read_log(path: Path, columns: Sequence[str]) -> list[Line]:
+    """Lines of a log.csv; empty cells are NaN.
+
+    Raises:
+        ValueError: if it has other columns.
+    """
+    header, *rows = path.read_text(encoding="utf-8").splitlines()
     names = header.split(",")
-    if tuple(names) != LOG_COLUMNS:
-        raise ValueError(f"{path} has columns {header}, not {','.join(LOG_COLUMNS)}")
-    lines: list[dict[str, Any]] = [
+    if names != list(columns):
+        raise ValueError(
+            f"{path} has columns {header}, not {','.join(columns)}: restart with the same settings"
+        )
+    lines = [
         {n: float(cell) if cell else np.nan for n, cell in zip(names, row.split(","), strict=True)}
         for row in rows
     ]
     return [{**line, "step": int(line["step"])} for line in lines]
 
 
-def _cell(value: float | int) -> str:
-    if isinstance(value, int):
-        return str(value)
+def _cell(value: Any) -> str:
+    if isinstance(value, (int, np.integer)):
+        return str(int(value))
     return "" if np.isnan(value) else repr(round(float(value), 9))
 
 
 def _set_aside(folder: Path) -> None:
     """Move the files of an earlier run into a folder of their own: nothing is overwritten."""
-    present = [folder / name for name in _ALL if (folder / name).exists()]
-    if not present:
+    earlier = [folder / LOG, folder / CHECKPOINT, *folder.glob(f"replica-*/{LOG}")]
+    if not any(path.exists() for path in earlier):
         return
     number = 1
     while (folder / f"previous-{number}").exists():
         number += 1
     aside = folder / f"previous-{number}"
     aside.mkdir()
-    for path in present:
+    for path in {path for pattern in _EARLIER for path in folder.glob(pattern)}:
         path.rename(aside / path.name)

@@ -13,16 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
 
-from md import checkpoint, ensembles, figures, neighbours, observables, structures
+from md import ensembles, figures, neighbours, observables, structures
 from md.chunk import Closest, Program, Report, run_chunk
 from md.ensembles import Ensemble
 from md.faults import GROWABLE, Fault
 from md.local_potential import LocalPotential
 from md.neighbours import NeighbourFunctions, NeighbourList
-from md.output import CHECKPOINT, FIGURE, FINAL, LAST_GOOD, Output
+from md.observables import LOG_COLUMNS
+from md.output import FIGURE, FINAL, LAST_GOOD, Output
 from md.progress import ProgressMeter
 from md.schedule import Plan, Schedule
 from md.state import State, maxwell_boltzmann_momenta
+from md.trajectory import TrajectorySettings
 
 Number = float | int
 
@@ -156,7 +158,9 @@ def simulate(
             precision=precision,
         )
         state = run.initial_state(velocities, temperature_K, seed)
-        return run.drive(state, steps, Output(output, append=restart), restart, progress)
+        trajectory = TrajectorySettings(velocities=True, forces=True) if trajectory_every else None
+        with Output(output, LOG_COLUMNS, trajectory=trajectory, restart=restart) as files:
+            return run.drive(state, steps, files, restart, progress)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,12 +198,13 @@ class _Run:
             state.positions, state.cell, state.species, fill=False
         )
         closest_warned = False
-        path = files.path(CHECKPOINT)
-        if restart and path is not None:
-            state, listed, facts = checkpoint.load(path, state, listed)
-            if facts["settings"] != self.settings():
-                raise ValueError(f"{path} was written with other settings: {facts['settings']}")
-            files.cut(facts["sizes"])
+        if restart:
+            written = files.facts()["settings"]
+            if written != self.settings():
+                raise ValueError(
+                    f"the checkpoint in {files.folder} was written with other settings: {written}"
+                )
+            state, listed = files.restore((state, listed), state.species)
         growths = failures = 0
         saved = time.monotonic()
         atoms = len(self.template)
@@ -232,8 +237,7 @@ class _Run:
                     state, listed = new_state, new_list
                     self.write(plan, report, files)
                     closest_warned = closest_warned or self.warn_if_too_close(report.closest)
-                    if files.lines:
-                        last = files.lines[-1]
+                    if (last := files.last_line()) is not None:
                         meter.update(int(state.step), last["temperature_K"], last["conserved_eV"])
                     if time.monotonic() - saved > _CHECKPOINT_SECONDS:
                         self.save(files, state, listed)
@@ -245,14 +249,14 @@ class _Run:
         final = self.final_atoms(state)
         files.write_structure(FINAL, final)
         log = files.log()
-        if files.folder is not None and len(files.lines) > 1:
+        if files.folder is not None and len(log["step"]) > 1:
             figures.draw(
                 log,
                 files.folder / FIGURE,
                 atoms=atoms,
                 temperature_K=self.ensemble.temperature_K,
             )
-        return Simulation(final, log, files.frames, state, listed, growths)
+        return Simulation(final, log, files.frames(), state, listed, growths)
 
     def run(
         self, state: State, listed: NeighbourList, plan: Plan, fresh: bool
@@ -297,11 +301,9 @@ class _Run:
     def write(self, plan: Plan, report: Report, files: Output) -> None:
         """Append a chunk's lines and frames."""
         samples, frames = jax.device_get((report.samples, report.frames))
-        files.write_lines(
-            [self.log_line(jax.tree.map(lambda x, at=at: x[at], samples)) for at in plan.logged]
-        )
-        files.write_frames(
-            [self.atoms_from(jax.tree.map(lambda x, f=f: x[f], frames)) for f in plan.framed]
+        files.write(
+            [self.log_line(jax.tree.map(lambda x, at=at: x[at], samples)) for at in plan.logged],
+            [self.atoms_from(jax.tree.map(lambda x, f=f: x[f], frames)) for f in plan.framed],
         )
 
     def atoms_from(self, frame: Any) -> Atoms:
@@ -328,10 +330,7 @@ class _Run:
         }
 
     def save(self, files: Output, state: State, listed: NeighbourList) -> None:
-        path = files.path(CHECKPOINT)
-        if path is not None:
-            facts = {"settings": self.settings(), "sizes": files.sizes()}
-            checkpoint.save(path, state, listed, facts)
+        files.save((state, listed), {"settings": self.settings()})
 
     def warn_if_too_close(self, closest: Closest | None) -> bool:
         if closest is None:
