@@ -1,0 +1,338 @@
+"""Distributions of distances and of bond angles, accumulated along a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from itertools import combinations_with_replacement
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from md import cells, pair_search, tallies
+from md.neighbours import NeighbourList
+from md.observable import Table, check_settings
+from md.pair_search import Pairs, PairSearch
+from md.state import State
+from md.summation import TwoFloat
+from md.tallies import Tally
+
+Number = float | int
+Bonds = tuple[tuple[str, str, float], ...]
+
+_VALUES_PER_BLOCK = 2**20
+
+
+@struct.dataclass
+class PairCounts:
+    """Distances counted so far.
+
+    Attributes:
+        samples: states looked at.
+        pairs: [T, T, bins] directed pairs of a centre's and a neighbour's species.
+        volumes: Σ of the cell's volume, Å³.
+        search: None where the run's own list reaches far enough.
+        atoms: static; number of atoms of each species.
+        species: static; symbols.
+        periodic: static; whether all directions repeat.
+    """
+
+    samples: Int[Array, ""]
+    pairs: Tally
+    volumes: TwoFloat
+    search: PairSearch | None
+    atoms: tuple[int, ...] = struct.field(pytree_node=False)
+    species: tuple[str, ...] = struct.field(pytree_node=False)
+    periodic: bool = struct.field(pytree_node=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class RadialDistribution:
+    r"""Radial distribution functions g(r) and running coordination numbers n(r).
+
+        g_AB(r_k) = ⟨c_AB(k)⟩ ⟨V⟩ / (N_A N_B 4π/3 (r_{k+1}³ − r_k³)),
+        n_AB(r_k) = Σ_{l ≤ k} ⟨c_AB(l)⟩ / N_A
+
+    ==========  =========================================================
+    c_AB(k)     pairs of an A atom and a B atom, periodic images included,
+                at distances between the bin's edges r_k and r_{k+1}
+    N_A, N_B    numbers of atoms
+    V           volume of the cell
+    ==========  =========================================================
+
+    So g → 1 at large distances, but for the N_B / (N_B − 1) of a species with itself. The table
+    has columns ``r_A`` (centres of the bins), ``g_A_B`` and ``n_A_B`` (B atoms around an A atom
+    up to the outer edge of the bin). Without three periodic directions there is no density to
+    compare with, and the columns g are left out.
+
+    Any cutoff will do: also one beyond the potential's, or beyond half the cell.
+
+    Attributes:
+        cutoff: Å.
+        bins: number of bins.
+        every: steps between two looks.
+        pairs: pairs of symbols; all pairs of species that are there unless given.
+        name: of the table.
+    """
+
+    cutoff: Number
+    bins: int = 200
+    every: int = 10
+    pairs: tuple[tuple[str, str], ...] | None = None
+    name: str = "rdf"
+
+    def __post_init__(self) -> None:
+        check_settings(self.name, self.every)
+        _check_bins(self.name, self.bins)
+        if not self.cutoff > 0:
+            raise ValueError(f"{self.name}: cutoff must be positive, not {self.cutoff}")
+        if self.pairs is not None:
+            object.__setattr__(self, "pairs", tuple((a, b) for a, b in self.pairs))
+
+    def init(self, state: State, neighbours: NeighbourList, species: tuple[str, ...]) -> PairCounts:
+        for pair in self.pairs or ():
+            _check_symbols(self.name, pair, species)
+        covered = pair_search.covers(neighbours, self.cutoff)
+        return PairCounts(
+            samples=jnp.int32(0),
+            pairs=tallies.empty_tally((len(species), len(species), self.bins)),
+            volumes=tallies.empty_sum((), state.positions.dtype),
+            search=None if covered else pair_search.allocate(state, self.cutoff),
+            atoms=_population(state, species),
+            species=species,
+            periodic=all(state.pbc),
+        )
+
+    def update(
+        self, accumulators: PairCounts, state: State, neighbours: NeighbourList
+    ) -> PairCounts:
+        search, pairs = _pairs_of(accumulators.search, state, neighbours)
+        types, (n, k) = len(accumulators.species), pairs.indices.shape
+        shape = accumulators.pairs.low.shape
+
+        def bins_of(rows: Array) -> Array:
+            vectors, mask, other = _neighbourhoods(rows, pairs, state)
+            distance = jnp.sqrt(jnp.sum(vectors**2, axis=-1))
+            place = jnp.floor(distance * (self.bins / self.cutoff)).astype(jnp.int32)
+            kind = state.species[rows][:, None] * types + other
+            inside = mask & (distance < self.cutoff)
+            # rounding may put a distance just below the cutoff into the bin beyond the last
+            place = jnp.minimum(place, self.bins - 1)
+            return jnp.where(inside, kind * self.bins + place, np.prod(shape))
+
+        counted = _histogram(bins_of, n, k, int(np.prod(shape))).reshape(shape)
+        return accumulators.replace(
+            samples=accumulators.samples + 1,
+            pairs=tallies.count(accumulators.pairs, counted),
+            volumes=tallies.accumulate(accumulators.volumes, cells.volume(state.cell)),
+            search=search,
+        )
+
+    def result(self, accumulators: PairCounts, timestep_fs: float) -> Table:
+        samples = np.float64(accumulators.samples)
+        edges = np.linspace(0, self.cutoff, self.bins + 1)
+        shells = 4 / 3 * np.pi * np.diff(edges**3)
+        counts = tallies.counts(accumulators.pairs)
+        table = {"r_A": (edges[1:] + edges[:-1]) / 2}
+        with np.errstate(divide="ignore", invalid="ignore"):  # no samples: not a number
+            mean = counts / samples
+            volume = tallies.total(accumulators.volumes) / samples
+        for a, b in self._pairs(accumulators):
+            i, j = accumulators.species.index(a), accumulators.species.index(b)
+            around = mean[i, j] / max(accumulators.atoms[i], 1)
+            if accumulators.periodic:
+                density = max(accumulators.atoms[j], 1) / volume
+                table[f"g_{a}_{b}"] = around / (density * shells)
+            table[f"n_{a}_{b}"] = np.cumsum(around)
+        return table
+
+    def _pairs(self, accumulators: PairCounts) -> tuple[tuple[str, str], ...]:
+        if self.pairs is not None:
+            return self.pairs
+        facts = zip(accumulators.species, accumulators.atoms, strict=True)
+        present = [symbol for symbol, atoms in facts if atoms]
+        return tuple(combinations_with_replacement(present, 2))
+
+
+@struct.dataclass
+class AngleCounts:
+    """Angles counted so far.
+
+    Attributes:
+        angles: [T, T, T, bins] of a centre's species and those of its two neighbours, the lower
+            index first.
+        search: of the bonds.
+        species: static; symbols.
+    """
+
+    angles: Tally
+    search: PairSearch
+    species: tuple[str, ...] = struct.field(pytree_node=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class AngularDistribution:
+    """Distributions of the angles between the bonds of an atom.
+
+    The table has columns ``angle_degree`` (centres of the bins) and ``p_A_B_C_per_degree``, the
+    probability density of the angle A-B-C at the atom B, which integrates to 1. It is not divided
+    by sin θ: atoms without order give ½ sin θ per radian.
+
+    Attributes:
+        cutoff: length in Å below which two atoms are bonded; or a mapping from pairs of symbols to
+            lengths, ``{("Si", "O"): 2.1}``, pairs not named being unbonded.
+        bins: number of bins from 0° to 180°.
+        every: steps between two looks.
+        triples: symbols (A, B, C) with the centre in the middle; all that were met unless given.
+        name: of the table.
+    """
+
+    cutoff: Number | Mapping[tuple[str, str], Number] | Bonds
+    bins: int = 180
+    every: int = 10
+    triples: tuple[tuple[str, str, str], ...] | None = None
+    name: str = "adf"
+
+    def __post_init__(self) -> None:
+        check_settings(self.name, self.every)
+        _check_bins(self.name, self.bins)
+        if isinstance(self.cutoff, Mapping):
+            bonds = tuple((a, b, float(length)) for (a, b), length in self.cutoff.items())
+            object.__setattr__(self, "cutoff", bonds)
+        if self.triples is not None:
+            object.__setattr__(self, "triples", tuple((a, b, c) for a, b, c in self.triples))
+        lengths = (
+            [self.cutoff]
+            if isinstance(self.cutoff, int | float)
+            else [length for *_, length in self.cutoff]
+        )
+        if not lengths or not all(length > 0 for length in lengths):
+            raise ValueError(f"{self.name}: cutoffs must be positive, not {lengths}")
+
+    def init(
+        self, state: State, neighbours: NeighbourList, species: tuple[str, ...]
+    ) -> AngleCounts:
+        for triple in self.triples or ():
+            _check_symbols(self.name, triple, species)
+        types, table = len(species), None
+        if isinstance(self.cutoff, int | float):
+            cutoff = float(self.cutoff)
+        else:
+            lengths = np.zeros((types, types))
+            for a, b, length in self.cutoff:
+                _check_symbols(self.name, (a, b), species)
+                i, j = species.index(a), species.index(b)
+                lengths[i, j] = lengths[j, i] = length
+            cutoff, table = float(lengths.max()), tuple(map(tuple, lengths.tolist()))
+        return AngleCounts(
+            angles=tallies.empty_tally((types, types, types, self.bins)),
+            search=pair_search.allocate(state, cutoff, table),
+            species=species,
+        )
+
+    def update(
+        self, accumulators: AngleCounts, state: State, neighbours: NeighbourList
+    ) -> AngleCounts:
+        search, pairs = pair_search.find(accumulators.search, state)
+        types, (n, k) = len(accumulators.species), pairs.indices.shape
+        first, second = (jnp.asarray(index) for index in np.triu_indices(k, 1))
+        shape = accumulators.angles.low.shape
+
+        def bins_of(rows: Array) -> Array:
+            vectors, mask, other = _neighbourhoods(rows, pairs, state)
+            angle = _angle(vectors[:, first], vectors[:, second])
+            place = jnp.floor(angle * (self.bins / np.pi)).astype(jnp.int32)
+            place = jnp.clip(place, 0, self.bins - 1)  # 180° belongs to the last bin
+            low = jnp.minimum(other[:, first], other[:, second])
+            high = jnp.maximum(other[:, first], other[:, second])
+            kind = (state.species[rows][:, None] * types + low) * types + high
+            inside = mask[:, first] & mask[:, second]
+            return jnp.where(inside, kind * self.bins + place, np.prod(shape))
+
+        counted = _histogram(bins_of, n, len(first), int(np.prod(shape))).reshape(shape)
+        return accumulators.replace(
+            angles=tallies.count(accumulators.angles, counted), search=search
+        )
+
+    def result(self, accumulators: AngleCounts, timestep_fs: float) -> Table:
+        width = 180 / self.bins
+        counts, symbols = tallies.counts(accumulators.angles), accumulators.species
+        met = np.argwhere(counts.sum(axis=-1) > 0)
+        triples = self.triples or tuple((symbols[a], symbols[b], symbols[c]) for b, a, c in met)
+        table = {"angle_degree": (np.arange(self.bins) + 0.5) * width}
+        for a, b, c in triples:
+            low, high = sorted((symbols.index(a), symbols.index(c)))
+            angles = counts[symbols.index(b), low, high]
+            with np.errstate(invalid="ignore"):  # none seen: not a number
+                table[f"p_{a}_{b}_{c}_per_degree"] = angles / (angles.sum() * width)
+        return table
+
+
+def _check_bins(name: str, bins: int) -> None:
+    if bins < 1:
+        raise ValueError(f"{name}: bins must be at least 1, not {bins}")
+
+
+def _check_symbols(name: str, symbols: tuple[str, ...], species: tuple[str, ...]) -> None:
+    for symbol in symbols:
+        if symbol not in species:
+            raise ValueError(
+                f"{name}: there is no {symbol} among the potential's species, {', '.join(species)}"
+            )
+
+
+def _population(state: State, species: tuple[str, ...]) -> tuple[int, ...]:
+    """Number of atoms of each species."""
+    indices = np.asarray(state.species)
+    return tuple(int(np.sum(indices == s)) for s in range(len(species)))
+
+
+def _pairs_of(
+    search: PairSearch | None, state: State, listed: NeighbourList
+) -> tuple[PairSearch | None, Pairs]:
+    if search is None:
+        return None, Pairs(listed.indices, listed.shifts)
+    return pair_search.find(search, state)
+
+
+def _neighbourhoods(
+    rows: Int[Array, " rows"], pairs: Pairs, state: State
+) -> tuple[Array, Array, Array]:
+    """Vectors to the neighbours of some atoms, which slots hold one, and their species."""
+    n = state.positions.shape[0]
+    mask = pairs.indices[rows] < n
+    index = jnp.where(mask, pairs.indices[rows], 0)
+    vectors = cells.displacement(
+        state.positions[index], state.positions[rows][:, None], pairs.shifts[rows], state.cell
+    )
+    return vectors, mask, state.species[index]
+
+
+def _angle(u: Float[Array, "*batch 3"], v: Float[Array, "*batch 3"]) -> Float[Array, "*batch"]:
+    """Angle between vectors, in radians; by the arctangent, which is accurate at 0 and π too."""
+    cross = jnp.cross(u, v)
+    return jnp.arctan2(jnp.sqrt(jnp.sum(cross**2, axis=-1)), jnp.sum(u * v, axis=-1))
+
+
+def _histogram(
+    bins_of: Callable[[Array], Any], atoms: int, values: int, length: int
+) -> Int[Array, " length"]:
+    """How often each bin is met, over the rows of all atoms, some rows at a time.
+
+    Args:
+        bins_of: from indices of atoms to their bins [rows, values]; ``length`` counts nowhere.
+    """
+    size = min(atoms, max(1, _VALUES_PER_BLOCK // max(values, 1)))
+
+    def step(counts: Array, start: Array) -> tuple[Array, None]:
+        rows = start + jnp.arange(size)
+        index = bins_of(jnp.minimum(rows, atoms - 1))
+        index = jnp.where((rows < atoms)[:, None], index, length)
+        return counts.at[index].add(1, mode="drop"), None
+
+    counts = jnp.zeros((length,), jnp.int32)
+    return jax.lax.scan(step, counts, jnp.arange(-(-atoms // size)) * size)[0]
