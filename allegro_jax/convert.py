@@ -24,7 +24,7 @@ from allegro_jax import model, model_file, nequip_model
 from allegro_jax.config import AllegroConfig
 from allegro_jax.model_file import Model
 from allegro_jax.potential import AllegroPotential, SinglePoint
-from allegro_jax.radial import COULOMB
+from md.pair_potentials import COULOMB
 
 StateDict = Mapping[str, np.ndarray]
 

@@ -24,8 +24,8 @@ from ase.data import atomic_numbers
 
 from allegro_jax.config import AllegroConfig
 from allegro_jax.mlp import scaled_weights
-from allegro_jax.radial import COULOMB
 from allegro_jax.tensor_product import harmonics
+from md.pair_potentials import COULOMB
 
 _NONLINEARITIES = {
     "SiLU": "silu",

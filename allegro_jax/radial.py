@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-COULOMB = 14.399645  # eV·Å, as LAMMPS' metal units have it
+from md.pair_potentials import screened_repulsion
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -71,21 +71,11 @@ def zbl(
 ) -> Float[Array, "n K"]:
     """The Ziegler-Biersack-Littmark screened repulsion of each directed pair (half a bond), eV.
 
-    ½·k·Z_i·Z_j/r·φ(ρ), ρ = (Z_i^0.23 + Z_j^0.23)·r/0.46850 Å (LAMMPS' ``pair_style zbl``).
-    Distances must be positive, also where not ``inside``.
+    Half of :func:`md.pair_potentials.screened_repulsion`. Distances must be positive, also where
+    not ``inside``.
     """
-    z_i, z_j = centre_numbers[:, None], neighbour_numbers
-    rho = (z_i**0.23 + z_j**0.23) * distances / 0.46850
-    screening = sum(
-        c * jnp.exp(-d * rho)
-        for c, d in (
-            (0.02817, 0.20162),
-            (0.28022, 0.40290),
-            (0.50986, 0.94229),
-            (0.18175, 3.19980),
-        )
-    )
-    return jnp.where(inside, 0.5 * COULOMB * z_i * z_j / distances * screening, 0)
+    repulsion = screened_repulsion(distances, centre_numbers[:, None], neighbour_numbers)
+    return jnp.where(inside, 0.5 * repulsion, 0)
 
 
 def pair_index(

@@ -10,7 +10,7 @@ from ase.build import bulk
 from ase.calculators.lj import LennardJones as ReferenceLennardJones
 
 from md.evaluation import default_block_size, evaluate, total_energy
-from md.local_potential import LennardJones
+from md.pair_potentials import LennardJones
 from md.neighbours import neighbour_list
 
 
