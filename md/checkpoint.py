@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from md.durable import replacing
 from md.neighbours import NeighbourList
 
 FORMAT = 2
+
+_ROOT = "tree"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Snapshot:
 
 
 def snapshot(tree: Any) -> Snapshot:
-    """Fetch a pytree from the device. What happens to its buffers afterwards does not matter."""
+    """Fetch a pytree of arrays from the device, whatever happens to its buffers afterwards."""
     arrays: dict[str, Any] = {}
     capacities = {}
     for name, node in _nodes(tree):
@@ -62,8 +65,9 @@ def save(path: Path, tree: Snapshot, facts: dict[str, Any]) -> None:
         facts: what else to keep (JSON): the run's settings, the state of its files.
     """
     header = {"format": FORMAT, "facts": facts, "capacities": tree.capacities}
+    arrays: dict[str, Any] = {"header": np.asarray(json.dumps(header)), **tree.arrays}
     with replacing(path) as partial, partial.open("wb") as file:
-        np.savez(file, header=np.asarray(json.dumps(header)), **tree.arrays)
+        np.savez(file, **arrays)
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -75,7 +79,7 @@ def read_facts(path: Path) -> dict[str, Any]:
     return _read(path, arrays=False)[0]["facts"]
 
 
-def load(path: Path, template: Any, species: Any) -> Any:
+def load(path: Path, template: Any, species: Any, resizable: Sequence[str] = ()) -> Any:
     """Read the pytree of a checkpoint.
 
     Args:
@@ -83,15 +87,20 @@ def load(path: Path, template: Any, species: Any) -> Any:
         template: a tree of the same structure, shapes and precisions. Only the capacities of
             neighbour lists and pair searches may differ: those of the checkpoint are taken.
         species: [N], or [replicas, N] where lists have a leading axis: what lists are built with.
+        resizable: places in the tree, such as ``".state.bias"``, below which arrays may differ from
+            the template in their sizes, because they grow on the way: those of the checkpoint are
+            taken.
 
     Raises:
         ValueError: if the file is damaged or belongs to another run; one line that says so.
     """
     header, arrays = _read(path, arrays=True)
 
-    def stored(name: str, like: Any) -> jax.Array:
-        shape, dtype = jnp.shape(_plain(like)), jnp.result_type(_plain(like))
+    def stored(name: str, like: Any) -> Any:
+        shape, dtype = _plain(like).shape, _plain(like).dtype
         value = arrays.get(name)
+        if value is not None and name.startswith(tuple(_ROOT + place for place in resizable)):
+            shape = value.shape if value.ndim == len(shape) else shape
         if value is None or value.shape != shape or value.dtype != dtype:
             found = "absent" if value is None else f"{value.dtype}{list(value.shape)}"
             raise ValueError(
@@ -100,9 +109,9 @@ def load(path: Path, template: Any, species: Any) -> Any:
             )
         if _is_key(like):
             return jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(like))
-        return jnp.asarray(value)
+        return value if isinstance(like, (np.ndarray, np.generic)) else jnp.asarray(value)
 
-    nodes = []
+    nodes: list[Any] = []
     for name, node in _nodes(template):
         parts = [stored(part, leaf) for part, leaf in _parts(name, node)]
         if not _is_sized(node):
@@ -110,7 +119,8 @@ def load(path: Path, template: Any, species: Any) -> Any:
             continue
         sizes = _capacities(header["capacities"][name])
         if isinstance(node, NeighbourList):
-            nodes.append(_rebuilt(node, sizes, *parts, species))
+            positions, cell = parts
+            nodes.append(_rebuilt(node, sizes, positions, cell, species))
         else:
             same = jax.tree.unflatten(jax.tree.structure(node), parts)
             nodes.append(same.replace(capacities=sizes))
@@ -136,26 +146,22 @@ def _read(path: Path, *, arrays: bool) -> tuple[dict[str, Any], dict[str, np.nda
 
 def _capacities(stored: dict[str, Any]) -> Capacities:
     """Capacities from JSON, which has no tuples."""
-    return Capacities(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
+    sizes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+    return Capacities(**sizes)
 
 
 def _rebuilt(
-    template: NeighbourList, capacities: Capacities, positions: Any, cell: Any, species: Any
+    template: Any, capacities: Capacities, positions: Any, cell: Any, species: Any
 ) -> NeighbourList:
     """The list that was built from these positions, with these capacities."""
     zero = jnp.zeros((), jnp.int32)
     blank = template.replace(
         capacities=capacities, faults=zero, required=jax.tree.map(lambda _: zero, template.required)
     )
-    species = jnp.asarray(species)
-
-    def build(positions: Any, cell: Any, species: Any) -> NeighbourList:
-        return neighbours.update(blank, positions, cell, species)
-
     if positions.ndim == 3:
-        species = jnp.broadcast_to(species, positions.shape[:2])
-        build = jax.vmap(build)
-    built = jax.jit(build)(positions, cell, species)
+        built = _update_each(blank, positions, cell, jnp.broadcast_to(species, positions.shape[:2]))
+    else:
+        built = _update(blank, positions, cell, jnp.asarray(species))
     # a list that was still to be filled has an unknown (NaN) reference, and what was just built
     # from it means nothing: the reference stays, so the list is built before it is used
     return built.replace(
@@ -164,16 +170,22 @@ def _rebuilt(
     )
 
 
+_update = jax.jit(neighbours.update)
+_update_each = jax.jit(jax.vmap(neighbours.update, in_axes=(None, 0, 0, 0)))
+
+
 def _nodes(tree: Any) -> list[tuple[str, Any]]:
     """The leaves of a tree and their places; what has capacities counts as a leaf."""
     nodes = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_sized)[0]
-    return [("tree" + jax.tree_util.keystr(path), node) for path, node in nodes]
+    return [(_ROOT + jax.tree_util.keystr(path), node) for path, node in nodes]
 
 
 def _parts(name: str, node: Any) -> list[tuple[str, Any]]:
     """The arrays of one node that are stored, and their names."""
     if isinstance(node, NeighbourList):
-        return [(f"{name}.{x}", getattr(node, x)) for x in ("reference_positions", "reference_cell")]
+        return [
+            (f"{name}.{x}", getattr(node, x)) for x in ("reference_positions", "reference_cell")
+        ]
     leaves = jax.tree_util.tree_flatten_with_path(node)[0]
     return [(name + jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
 
@@ -188,4 +200,4 @@ def _plain(leaf: Any) -> Any:
 
 
 def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

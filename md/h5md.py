@@ -74,7 +74,7 @@ class H5MDWriter:
 
     def _series(self, frames: Sequence[Atoms]) -> dict[str, tuple[np.ndarray, str]]:
         """What changes with time: name of the element → values and unit; the position first."""
-        precision = self._settings.digits
+        precision = str(self._settings.digits)
         chosen = [self._settings.select(atoms) for atoms in frames]
         series = {
             f"{_PARTICLES}/position": ([a.positions for a in chosen], precision, "Angstrom"),
@@ -97,36 +97,34 @@ class H5MDWriter:
         """All that does not change with time, and empty series for what does."""
         about = self._file.create_group("h5md")
         about.attrs["version"] = np.asarray([1, 1], np.int32)
-        about.create_group("author").attrs["name"] = np.bytes_("unknown")
+        about.create_group("author").attrs["name"] = "unknown"
         creator = about.create_group("creator")
-        creator.attrs["name"], creator.attrs["version"] = (
-            np.bytes_("allegro-jax md"),
-            np.bytes_("1"),
-        )
+        creator.attrs["name"], creator.attrs["version"] = "allegro-jax md", "1"
         about.create_group("modules/units").attrs["version"] = np.asarray([1, 0], np.int32)
 
         particles = self._file.create_group(_PARTICLES)
         box = particles.create_group("box")
         box.attrs["dimension"] = np.int32(3)
-        box.attrs["boundary"] = [np.bytes_("periodic" if p else "none") for p in atoms.pbc]
-        ids = np.arange(len(atoms)) if self._settings.atoms is None else self._settings.atoms
-        particles.create_dataset("id", data=np.asarray(ids, np.int64))
+        box.attrs["boundary"] = ["periodic" if p else "none" for p in atoms.pbc]
+        chosen = self._settings.atoms
+        ids = np.arange(len(atoms)) if chosen is None else np.asarray(chosen)
+        particles.create_dataset("id", data=ids.astype(np.int64))
         numbers = atoms.numbers[ids]
         elements = {chemical_symbols[z]: int(z) for z in np.unique(numbers)}
         kind = h5py.enum_dtype(elements, basetype=np.int32)
         particles.create_dataset("species", data=numbers.astype(np.int32), dtype=kind)
         mass = particles.create_dataset("mass", data=atoms.get_masses()[ids])
-        mass.attrs["unit"] = np.bytes_("u")
+        mass.attrs["unit"] = "u"
 
         steps = times = None
         for name, (values, unit) in series.items():
             group = self._file.create_group(name)
             value = _growing(group, "value", values.shape[1:], values.dtype)
-            value.attrs["unit"] = np.bytes_(unit)
+            value.attrs["unit"] = unit
             if steps is None:
                 steps = _growing(group, "step", (), np.dtype(np.int64))
                 times = _growing(group, "time", (), np.dtype(float))
-                times.attrs["unit"] = np.bytes_("fs")
+                times.attrs["unit"] = "fs"
             else:
                 group["step"], group["time"] = steps, times  # hard links
 

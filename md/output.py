@@ -152,11 +152,11 @@ class Output:
         """What ``save`` was told when it wrote the checkpoint that is in the folder."""
         return self._stored()["run"]
 
-    def restore(self, template: Any, species: Any) -> Any:
+    def restore(self, template: Any, species: Any, resizable: Sequence[str] = ()) -> Any:
         """The pytree of the checkpoint; all files are cut back to it.
 
         Args:
-            template, species: see :func:`md.checkpoint.load`.
+            template, species, resizable: see :func:`md.checkpoint.load`.
 
         Raises:
             ValueError: if the checkpoint belongs to another kind of run or a file lost something.
@@ -173,7 +173,7 @@ class Output:
                 f"{self.folder / CHECKPOINT} was written with {len(about['marks'])} replicas, not "
                 f"{len(self._folders)}: restart with as many"
             )
-        tree = checkpoint.load(self.folder / CHECKPOINT, template, species)
+        tree = checkpoint.load(self.folder / CHECKPOINT, template, species, resizable)
         self._open(about["marks"])
         for replica, folder in enumerate(self._folders):
             self._lines[replica] = list(read_log(folder / LOG, self.columns))

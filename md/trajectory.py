@@ -93,7 +93,8 @@ class TrajectorySettings:
         """The precision, default filled in."""
         if self.precision is not None:
             return self.precision
-        return {"extxyz": 8, "h5md": "float32", "traj": "float64"}[self.format]
+        defaults: dict[str, int | str] = {"extxyz": 8, "h5md": "float32", "traj": "float64"}
+        return defaults[self.format]
 
     def select(self, atoms: Atoms) -> Atoms:
         """What is to be kept of a frame of all atoms."""
