@@ -9,15 +9,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Float, Int
 
-from md import cells, ensembles, observables, summation, units
-from md.ensembles import Parameters
+from md import bias, cells, ensembles, observables, pair_search, replicas, summation
+from md.alarms import Alarm, Closest, Limits, check, closest_pair, first_alarm, no_alarm
+from md.ensembles import Course, Parameters
 from md.evaluation import evaluate
-from md.faults import Fault
+from md.integrators import Integrator
 from md.neighbours import NeighbourList, needs_update, update
+from md.observable import Observable
 from md.observables import Sample
-from md.state import State, kinetic_energy, real_atoms, wrapped
+from md.replicas import Exchanges
+from md.state import State, mobile, real_atoms, without_drift, without_rotation, wrapped
 from md.structures import Frame, frame_of
 
 
@@ -26,47 +30,81 @@ class Program:
     """What a compiled chunk depends on besides the shapes of its arguments.
 
     Attributes:
-        ensemble: name, see :mod:`md.ensembles`.
-        freedom: kinetic degrees of freedom.
+        ensemble, cell: names, see :mod:`md.ensembles`.
         trajectory: whether frames are kept.
         block_size: atoms evaluated at once; None lets :mod:`md.evaluation` choose.
+        deterministic: whether forces are summed in fixed point (:mod:`md.evaluation`).
+        driven, deformed: whether atoms are driven, or the cell is deformed.
+        drift_every, rotation_every: steps between removals; 0 is never.
+        observables: what is accumulated.
+        replicated: whether everything has a leading axis of replicas.
+        exchange_every: steps between exchanges of replicas; 0 is never.
     """
 
     ensemble: str
-    freedom: int
+    cell: str
     trajectory: bool
-    block_size: int | None
+    block_size: int | None = None
+    deterministic: bool = False
+    driven: bool = False
+    deformed: bool = False
+    drift_every: int = 0
+    rotation_every: int = 0
+    observables: tuple[Observable, ...] = ()
+    replicated: bool = False
+    exchange_every: int = 0
+
+    def integrator(self, parameters: Parameters) -> Integrator:
+        return ensembles.integrator(self.ensemble, self.cell, parameters)
+
+    def parameters(self, course: Course, state: State) -> Parameters:
+        """Those of a state's step; of each replica."""
+        parameters = course.at(jnp.ravel(state.step)[0])
+        return replicas.on_ladder(parameters, state.rung) if self.replicated else parameters
+
+    def per_replica(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return jax.vmap(function) if self.replicated else function
 
 
-class Alarm(NamedTuple):
-    """The first thing that went wrong: bits of :class:`md.faults.Fault`, the step, and an atom."""
-
-    faults: Int[Array, ""]
-    step: Int[Array, ""]
-    atom: Int[Array, ""]
-
-
-class Closest(NamedTuple):
-    """The pair that came closest in proportion to its allowed distance (at the sampled steps).
+@struct.dataclass
+class System:
+    """What acts on the atoms and stays the same: the traced constants of a run.
 
     Attributes:
-        ratio: distance / shortest allowed distance; infinite if none was seen.
-        distance: Å.
-        pair: [2] indices of the atoms.
-        step: step number.
+        potential: a :class:`md.local_potential.LocalPotential`.
+        bias: a :class:`md.bias.Bias`, or None.
+        force: [N, 3] eV/Å, added to the forces; or None.
+        limits: beyond which a run counts as exploded.
+        shortest_distances: [T, T] Å; pairs below it are reported. Or None.
     """
 
-    ratio: Float[Array, "*samples"]
-    distance: Float[Array, "*samples"]
-    pair: Int[Array, "*samples 2"]
-    step: Int[Array, "*samples"]
+    potential: Any
+    bias: Any
+    force: Float[Array, "atoms 3"] | None
+    limits: Limits
+    shortest_distances: Float[Array, "T T"] | None
+
+
+class Carry(NamedTuple):
+    """What a chunk starts from and ends with.
+
+    Attributes:
+        state, neighbours: with a leading axis if there are replicas.
+        accumulators: of each observable.
+        exchanges: statistics of replica exchange; None without it.
+    """
+
+    state: State
+    neighbours: NeighbourList
+    accumulators: tuple[Any, ...]
+    exchanges: Exchanges | None
 
 
 class Report(NamedTuple):
-    """What a chunk hands to the host besides the new state and list.
+    """What a chunk hands to the host besides the new carry.
 
     Attributes:
-        alarm: what went wrong; ``faults`` of the list are told by the list itself.
+        alarm: what went wrong; faults of lists are told by the lists themselves.
         samples: observables after each segment, leading axes [frames, segments].
         frames: after each row of segments, leading axis [frames]; None without a trajectory.
         closest: closest pair at each sample; None without a table of shortest distances.
@@ -78,131 +116,215 @@ class Report(NamedTuple):
     closest: Closest | None
 
 
-Interactions = Callable[[State, NeighbourList], tuple[State, NeighbourList]]
+def rebuilt_if_due(
+    program: Program, state: State, neighbours: NeighbourList
+) -> tuple[State, NeighbourList]:
+    """A list that is complete at the state's positions; one decision for all replicas."""
 
-
-def interactions(potential: Any, block_size: int | None) -> Interactions:
-    """Forces of a potential, with the neighbour list rebuilt first wherever that is due."""
-
+    @program.per_replica
     def rebuild(state: State, neighbours: NeighbourList) -> tuple[State, NeighbourList]:
         state = wrapped(state)
         return state, update(neighbours, state.positions, state.cell, state.species)
 
-    def compute(state: State, neighbours: NeighbourList) -> tuple[State, NeighbourList]:
-        state, neighbours = jax.lax.cond(
-            needs_update(neighbours, state.positions, state.cell),
-            rebuild,
-            lambda *unchanged: unchanged,
-            state,
-            neighbours,
-        )
-        result = evaluate(
-            potential, state.positions, state.cell, state.species, neighbours, block_size=block_size
-        )
-        state = state.replace(
-            forces=result.forces, site_energies=result.site_energies, virial=result.virial
-        )
-        return state, neighbours
+    due = program.per_replica(needs_update)(neighbours, state.positions, state.cell)
+    return jax.lax.cond(jnp.any(due), rebuild, lambda *unchanged: unchanged, state, neighbours)
 
-    return compute
+
+def with_forces(program: Program, system: System, state: State, neighbours: NeighbourList) -> State:
+    """A state with the forces, energies and virial of its positions; of one replica."""
+    result = evaluate(
+        system.potential,
+        state.positions,
+        state.cell,
+        state.species,
+        neighbours,
+        block_size=program.block_size,
+        deterministic=program.deterministic,
+    )
+    forces, virial = result.forces, result.virial
+    energy = jnp.zeros_like(state.bias_energy)
+    if system.bias is not None:
+        extra = bias.forces(system.bias, state.bias, state)
+        energy, forces, virial = energy + extra[0], forces + extra[1], virial + extra[2]
+    if system.force is not None:
+        # E = −Σ F·r: neither periodic nor a property of the cell, so it has no virial
+        energy = energy - jnp.sum(system.force * bias.path(state))
+        forces = forces + jnp.where(real_atoms(state.species)[:, None], system.force, 0)
+    return state.replace(
+        forces=forces, site_energies=result.site_energies, virial=virial, bias_energy=energy
+    )
+
+
+def deform(state: State, parameters: Parameters, elapsed: Float[Array, ""]) -> tuple[State, Array]:
+    """Strain the cell, and the atoms with it, by one step at an engineering rate.
+
+    r → r F with F = (1 + rate·t)⁻¹ (1 + rate·(t + Δt)); momenta stay.
+
+    Args:
+        elapsed: t, the time since the stage began.
+
+    Returns:
+        The strained state, and F − 1.
+    """
+    unit = jnp.eye(3, dtype=state.cell.dtype)
+    before = unit + elapsed * parameters.deformation
+    step = cells.lattice_vector(
+        cells.reciprocal(before).T, parameters.timestep * parameters.deformation
+    )
+    strained = state.replace(
+        positions=state.positions + cells.lattice_vector(state.positions, step),
+        cell=state.cell + cells.lattice_vector(state.cell, step),
+    )
+    return strained, step
+
+
+def advance(program: Program, system: System, course: Course, carry: Carry) -> Carry:
+    """One time step."""
+    state, neighbours, accumulators, exchanges = carry
+    parameters = program.parameters(course, state)
+    before = state
+
+    def begin(parameters: Parameters, state: State) -> tuple[State, Array]:
+        state = program.integrator(parameters).begin(state)
+        if not program.deformed:
+            return state, jnp.zeros_like(state.cell)
+        elapsed = (state.step - course.first).astype(state.cell.dtype) * parameters.timestep
+        return deform(state, parameters, elapsed)
+
+    def finish(parameters: Parameters, before: State, state: State, strain: Array) -> State:
+        state = with_work(program, parameters, before, state, strain)
+        state = program.integrator(parameters).finish(state)
+        return state.replace(step=state.step + 1)
+
+    state, strain = program.per_replica(begin)(parameters, state)
+    state, neighbours = rebuilt_if_due(program, state, neighbours)
+    state = program.per_replica(partial(with_forces, program, system))(state, neighbours)
+    state = program.per_replica(finish)(parameters, before, state, strain)
+
+    step = jnp.ravel(state.step)[0]
+    state = _every(program.drift_every, step, program.per_replica(_at_rest), state)
+    state = _every(program.rotation_every, step, program.per_replica(without_rotation), state)
+    if system.bias is not None:
+        state = program.per_replica(partial(_with_bias_updated, system.bias))(state)
+    if exchanges is not None:
+        odd = step // program.exchange_every % 2
+        state, exchanges = _every(
+            program.exchange_every,
+            step,
+            lambda pair: replicas.exchange(pair[0], course.at(step), pair[1], odd),
+            (state, exchanges),
+        )
+    accumulators = tuple(
+        _every(
+            observable.every,
+            step,
+            lambda inner, observable=observable: program.per_replica(observable.update)(
+                inner, state, neighbours
+            ),
+            accumulator,
+        )
+        for observable, accumulator in zip(program.observables, accumulators, strict=True)
+    )
+    return Carry(state, neighbours, accumulators, exchanges)
+
+
+def with_work(
+    program: Program, parameters: Parameters, before: State, state: State, strain: Array
+) -> State:
+    """Count the work that driven atoms and the deformation of the cell did in a step.
+
+    −∫ F·v dt over driven atoms and ∫ dE/dε : dε, both by the trapezoidal rule.
+    """
+    work = state.work
+    if program.driven:
+        driven = (real_atoms(state.species) & ~mobile(state))[:, None]
+        velocity = state.momenta / state.masses[:, None]
+        power = jnp.sum(jnp.where(driven, (before.forces + state.forces) * velocity, 0))
+        work = summation.add(work, -parameters.timestep / 2 * power)
+    if program.deformed:
+        work = summation.add(work, jnp.sum((before.virial + state.virial) * strain) / 2)
+    return state.replace(work=work)
+
+
+def _at_rest(state: State) -> State:
+    return state.replace(momenta=without_drift(state.momenta, state.masses, state.species))
+
+
+def _with_bias_updated(bias: Any, state: State) -> State:
+    """What a bias adds to the energy as it learns is work from outside."""
+    variables, added = bias.update(state.bias, state)
+    return state.replace(
+        bias=variables,
+        bias_energy=state.bias_energy + added,
+        work=summation.add(state.work, added),
+    )
+
+
+def _every(stride: int, step: Array, function: Callable[[Any], Any], value: Any) -> Any:
+    """function(value) at multiples of a stride, else the value as it is."""
+    if stride == 0:
+        return value
+    return jax.lax.cond(step % stride == 0, function, lambda same: same, value)
 
 
 @partial(jax.jit, static_argnames="program")
 def run_chunk(
     program: Program,
-    potential: Any,
-    parameters: Parameters,
-    maximum_temperature: Float[Array, ""] | float,
-    shortest_distances: Float[Array, "T T"] | None,
-    state: State,
-    neighbours: NeighbourList,
+    system: System,
+    course: Course,
+    carry: Carry,
     counts: Int[Array, "frames segments"],
-) -> tuple[State, NeighbourList, Report]:
+) -> tuple[Carry, Report]:
     """Advance a state by Σ counts steps, or until something goes wrong.
 
     Args:
         program: static choices.
-        potential: a :class:`md.local_potential.LocalPotential`.
-        parameters: of the integrator.
-        maximum_temperature: K; above it the run counts as exploded.
-        shortest_distances: [T, T] Å; pairs below it are reported.
-        state, neighbours: where to start.
+        system: what acts on the atoms.
+        course: parameters of the integrator at each step.
+        carry: where to start.
         counts: steps of each segment (:mod:`md.schedule`).
     """
-    integrator = ensembles.integrator(program.ensemble, parameters)
-    forces = interactions(potential, program.block_size)
-    hottest = maximum_temperature * units.BOLTZMANN * program.freedom / 2  # kinetic energy, eV
 
-    def advance(carry):
-        done, state, neighbours, alarm = carry
-        state, neighbours = forces(integrator.begin(state), neighbours)
-        state = integrator.finish(state)
-        state = state.replace(step=state.step + 1)
-        return done + 1, state, neighbours, check(state, alarm, hottest)
+    def step(inner):
+        done, carry, alarm = inner
+        carry = advance(program, system, course, carry)
+        parameters = program.parameters(course, carry.state)
+        alarms = program.per_replica(partial(check, system.limits))(carry.state, parameters)
+        return done + 1, carry, first_alarm(alarms)
 
-    def segment(carry, count):
+    def segment(outer, count):
         def unfinished(inner):
-            done, _, neighbours, alarm = inner
-            return (done < count) & (alarm.faults == 0) & (neighbours.faults == 0)
+            done, carry, alarm = inner
+            return (done < count) & (alarm.faults == 0) & ~_any_fault(carry)
 
-        _, *carry = jax.lax.while_loop(unfinished, advance, (jnp.int32(0), *carry))
-        state, neighbours, _ = carry
-        sample = observables.sample(state, integrator.energy_exchanged)
+        _, carry, alarm = jax.lax.while_loop(unfinished, step, (jnp.int32(0), *outer))
+
+        @program.per_replica
+        def look(parameters: Parameters, state: State) -> Sample:
+            exchanged = program.integrator(parameters).energy_exchanged
+            return observables.sample(state, parameters, exchanged)
+
+        sample = look(program.parameters(course, carry.state), carry.state)
         closest = None
-        if shortest_distances is not None:
-            closest = closest_pair(state, neighbours, shortest_distances)
-        return tuple(carry), (sample, closest)
+        if system.shortest_distances is not None:
+            closest = program.per_replica(partial(closest_pair, system.shortest_distances))(
+                carry.state, carry.neighbours
+            )
+        return (carry, alarm), (sample, closest)
 
-    def row(carry, counts):
-        carry, (samples, closest) = jax.lax.scan(segment, carry, counts)
+    def row(outer, counts):
+        outer, (samples, closest) = jax.lax.scan(segment, outer, counts)
         frame = None
         if program.trajectory:
-            frame = frame_of(carry[0], jax.tree.map(lambda x: x[-1], samples))
-        return carry, (samples, frame, closest)
+            frame = frame_of(outer[0].state, jax.tree.map(lambda x: x[-1], samples))
+        return outer, (samples, frame, closest)
 
-    nothing = jnp.int32(0)
-    carry = (state, neighbours, Alarm(nothing, nothing, nothing))
-    (state, neighbours, alarm), (samples, frames, closest) = jax.lax.scan(row, carry, counts)
-    return state, neighbours, Report(alarm, samples, frames, closest)
+    (carry, alarm), (samples, frames, closest) = jax.lax.scan(row, (carry, no_alarm()), counts)
+    return carry, Report(alarm, samples, frames, closest)
 
 
-def check(state: State, alarm: Alarm, hottest: Float[Array, ""] | float) -> Alarm:
-    """Raise the alarm if a state is not finite or too hot, naming the atom."""
-    moving = real_atoms(state.species)
-    values = jnp.concatenate(
-        [state.positions, state.momenta, state.forces, state.site_energies[:, None]], axis=1
+def _any_fault(carry: Carry) -> Array:
+    """Whether any list did not fit."""
+    return jnp.any(carry.neighbours.faults != 0) | jnp.any(
+        pair_search.faults(carry.accumulators) != 0
     )
-    finite = jnp.all(jnp.isfinite(values), axis=1) | ~moving
-    kinetic = summation.rounded(kinetic_energy(state))
-    hot = kinetic > hottest
-    faults = jnp.where(
-        jnp.all(finite),
-        jnp.where(hot, jnp.int32(Fault.TOO_HOT), jnp.int32(0)),
-        jnp.int32(Fault.NOT_FINITE),
-    )
-    speed = jnp.where(moving, jnp.sum(state.momenta**2, axis=1) / state.masses, 0)
-    atom = jnp.where(jnp.all(finite), jnp.argmax(speed), jnp.argmin(finite)).astype(jnp.int32)
-    return Alarm(faults, state.step, atom)
-
-
-def closest_pair(
-    state: State, neighbours: NeighbourList, shortest_distances: Float[Array, "T T"]
-) -> Closest:
-    """The listed pair that is closest in proportion to its shortest allowed distance."""
-    n = state.positions.shape[0]
-
-    def closest_to(row):
-        index = jnp.minimum(neighbours.indices[row], n - 1)
-        vectors = cells.displacement(
-            state.positions[index], state.positions[row], neighbours.shifts[row], state.cell
-        )
-        squared = jnp.where(neighbours.indices[row] < n, jnp.sum(vectors**2, axis=-1), jnp.inf)
-        allowed = shortest_distances[state.species[row], state.species[index]]
-        ratio = jnp.sqrt(squared) / allowed
-        slot = jnp.argmin(ratio)
-        return ratio[slot], jnp.sqrt(squared[slot]), index[slot]
-
-    ratio, distance, index = jax.lax.map(closest_to, jnp.arange(n), batch_size=min(n, 1024))
-    row = jnp.argmin(ratio)
-    pair = jnp.stack([row.astype(jnp.int32), index[row]])
-    return Closest(ratio[row], distance[row], pair, state.step)

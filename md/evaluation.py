@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from md import cells
+from md import cells, fixed_point
 from md.local_potential import LocalPotential
 
 # Memory of a block, as potentials state it. On a CPU a block should stay near the cache (twice and
@@ -52,6 +52,7 @@ def evaluate(
     neighbours: Any,
     *,
     block_size: int | None = None,
+    deterministic: bool = False,
 ) -> Evaluation:
     """Site energies, forces and virial from positions and a neighbour list.
 
@@ -63,6 +64,8 @@ def evaluate(
         neighbours: ``.indices`` [N, K] (N in an empty slot) and ``.shifts`` [N, K, 3] (the
             neighbour is at r_j + shift·cell), as :class:`md.neighbours.NeighbourList` has them.
         block_size: atoms evaluated at once; by default :func:`default_block_size`.
+        deterministic: sum forces in fixed point, for accelerators, whose floating-point sums come
+            in any order; the resolution is 1e-9 eV/Å.
     """
     n = positions.shape[0]
 
@@ -75,9 +78,15 @@ def evaluate(
         return jnp.where(mask[..., None], vectors, 0), mask
 
     return _in_blocks(
-        potential, vectors_of, neighbours.indices, (neighbours.shifts,), species, block_size,
+        potential,
+        vectors_of,
+        neighbours.indices,
+        (neighbours.shifts,),
+        species,
+        block_size,
         positions.dtype,
-    )  # fmt: skip
+        deterministic,
+    )
 
 
 def evaluate_vectors(
@@ -127,6 +136,7 @@ def _in_blocks(
     species: Int[Array, " N"],
     block_size: int | None,
     dtype: Any,
+    deterministic: bool = False,
 ) -> Evaluation:
     n, k = indices.shape
     if n == 0:
@@ -146,7 +156,7 @@ def _in_blocks(
         padded = jnp.pad(array, widths, constant_values=value)
         return padded.reshape(blocks, size, *array.shape[1:])
 
-    def step(carry: tuple[Array, Array], block: tuple[Array, ...]) -> tuple[Any, Array]:
+    def step(carry: tuple[Any, Array], block: tuple[Array, ...]) -> tuple[Any, Array]:
         forces, virial = carry
         start, block_indices, block_species, *block_extras = block
         rows = jnp.minimum(start + jnp.arange(size), n - 1)
@@ -155,15 +165,35 @@ def _in_blocks(
         energies, gradients = pair_gradients(
             potential, vectors, mask, block_species, neighbour_species
         )
-        # An empty slot's index is n, past the end: it is dropped. Padded rows have no gradient.
-        forces = forces.at[block_indices].add(-gradients, mode="drop")
-        forces = forces.at[rows].add(jnp.sum(gradients, axis=1))
+        forces = add_forces(forces, rows, block_indices, gradients)
         virial = virial + jnp.einsum(
             "nki,nkj->ij", vectors, gradients, precision=lax.Precision.HIGHEST
         )
         return (forces, virial), energies
 
-    carry = (jnp.zeros((n, 3), dtype), jnp.zeros((3, 3), dtype))
+    # Where every pair pulls equally at both its atoms, the slots of an atom hold all its forces.
+    pairwise = getattr(potential, "pairwise", False)
+    if pairwise:
+
+        def add_forces(forces: Any, rows: Array, _: Array, gradients: Array) -> Any:
+            return forces.at[rows].add(2 * jnp.sum(gradients, axis=1))
+
+    elif deterministic:
+
+        def add_forces(forces: Any, rows: Array, indices: Array, gradients: Array) -> Any:
+            forces = fixed_point.add_at(forces, indices, -gradients)
+            return fixed_point.add_at(forces, rows, jnp.sum(gradients, axis=1))
+
+    else:
+
+        def add_forces(forces: Any, rows: Array, indices: Array, gradients: Array) -> Any:
+            # An empty slot's index is n, past the end: it is dropped. Padded rows have no gradient.
+            forces = forces.at[indices].add(-gradients, mode="drop")
+            return forces.at[rows].add(jnp.sum(gradients, axis=1))
+
+    in_fixed_point = deterministic and not pairwise
+    nothing = fixed_point.zeros((n, 3)) if in_fixed_point else jnp.zeros((n, 3), dtype)
+    carry = (nothing, jnp.zeros((3, 3), dtype))
     xs = (
         jnp.arange(blocks) * size,
         pad(indices, n),
@@ -174,6 +204,8 @@ def _in_blocks(
         (forces, virial), energies = step(carry, jax.tree.map(lambda x: x[0], xs))
     else:
         (forces, virial), energies = lax.scan(step, carry, xs)
+    if in_fixed_point:
+        forces = fixed_point.to_float(forces, dtype)
     return Evaluation(energies.reshape(-1)[:n], forces, virial)
 
 

@@ -25,6 +25,8 @@ class Fault(IntFlag):
     """A position, momentum, force or energy is infinite or not a number."""
     TOO_HOT = 32
     """The temperature passed the limit of the run."""
+    TOO_FAST = 64
+    """An atom moved by more than the cutoff in one step: it is lost to its neighbours."""
 
 
 GROWABLE = Fault.NEIGHBOUR_CAPACITY | Fault.BIN_CAPACITY | Fault.CELL_SHRUNK

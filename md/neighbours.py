@@ -150,18 +150,25 @@ def allocate(
 def grow(
     neighbours: NeighbourList, positions: Any, cell: Any, species: Any, *, slack: float = 1.15
 ) -> NeighbourList:
-    """A list with more room for whatever overflowed, and only for that. On the host.
+    """A list with more room for whatever overflowed, and only for that. On the host."""
+    capacities = enlarged(neighbours, positions, cell, species, slack=slack)
+    return build(positions, cell, species, neighbours.reach, capacities)
 
-    Capacities grow at least by a quarter, so that a run needs few growths (each recompiles).
+
+def enlarged(
+    neighbours: NeighbourList, positions: Any, cell: Any, species: Any, *, slack: float = 1.15
+) -> Capacities:
+    """Capacities with more room for whatever overflowed in a list, and only for that. On the host.
+
+    They grow at least by a quarter, so that a run needs few growths (each recompiles).
     """
     faults = Fault(int(neighbours.faults))
-    reach, old = neighbours.reach, neighbours.capacities
+    new = old = neighbours.capacities
     if Fault.SHIFT_RANGE in faults:
         raise ValueError(_TOO_FAR)
-    new = old
     if Fault.CELL_SHRUNK in faults:
         # room for the cell to shrink on: plan as if it already had
-        planned = bins.plan(0.95 * positions, 0.95 * cell, species, reach, slack)
+        planned = bins.plan(0.95 * positions, 0.95 * cell, species, neighbours.reach, slack)
         new = dataclasses.replace(planned, neighbours=old.neighbours)
     elif Fault.BIN_CAPACITY in faults:
         required = int(neighbours.required.bin_occupancy)
@@ -171,7 +178,22 @@ def grow(
         required = int(neighbours.required.neighbours)
         slots = _round_up(_enlarged(old.neighbours, required, slack))
         new = dataclasses.replace(new, neighbours=slots)
-    return build(positions, cell, species, reach, new)
+    return new
+
+
+def resized(
+    neighbours: NeighbourList, species: Int[Array, " atoms"], capacities: Capacities
+) -> NeighbourList:
+    """A list of other sizes, built where the old one was; unfilled if the old one was."""
+    positions, cell = neighbours.reference_positions, neighbours.reference_cell
+    built = build(positions, cell, species, neighbours.reach, capacities)
+    # an unfilled list was built nowhere: what the search made of that does not count
+    filled = jnp.all(jnp.isfinite(positions))
+    zero = jnp.zeros_like(built.faults)
+    return built.replace(
+        faults=jnp.where(filled, built.faults, zero),
+        required=Required(*(jnp.where(filled, size, zero) for size in built.required)),
+    )
 
 
 def _empty(

@@ -1,8 +1,8 @@
-"""What is measured along a run: parts in compiled code, numbers with units on the host."""
+"""What the log says of a run: parts in compiled code, numbers with units on the host."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -10,7 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from md import cells, summation, units
-from md.state import State, kinetic_energy, real_atoms
+from md.ensembles import Parameters
+from md.stages import Leg
+from md.state import State, kinetic_energy, mobile, real_atoms
 from md.summation import TwoFloat
 
 LOG_COLUMNS = (
@@ -22,7 +24,16 @@ LOG_COLUMNS = (
     "conserved_eV",
     "pressure_GPa",
     "volume_A3",
+    "pressure_xx_GPa",
+    "pressure_yy_GPa",
+    "pressure_zz_GPa",
+    "pressure_yz_GPa",
+    "pressure_xz_GPa",
+    "pressure_xy_GPa",
 )
+"""Columns of every log. :func:`log_columns` adds those that only some runs have."""
+
+_VOIGT = (("xx", 0, 0), ("yy", 1, 1), ("zz", 2, 2), ("yz", 1, 2), ("xz", 0, 2), ("xy", 0, 1))
 
 
 class Sample(NamedTuple):
@@ -30,61 +41,143 @@ class Sample(NamedTuple):
 
     Attributes:
         step: step number.
-        potential: energy without the species' reference energies.
-        kinetic: kinetic energy.
-        exchanged: energy given to the thermostat.
+        potential: energy without the species' reference energies and without the bias.
+        kinetic: kinetic energy of the mobile atoms.
+        conserved: potential, kinetic, bias and exchanged energies, less the work done from outside.
+        bias: energy of the bias and of added forces.
+        momentum_flux: Σ p ⊗ p / m of the mobile atoms.
         virial: dE/dε.
         volume: of the cell; meaningful where all directions repeat.
+        group_kinetic: [G] kinetic energy of each thermostat group.
+        target: [G] temperature of each bath, K.
+        target_pressure: [3] eV/Å³.
+        rung: which temperature of the ladder a replica has.
     """
 
     step: Int[Array, "*lines"]
     potential: TwoFloat
     kinetic: TwoFloat
-    exchanged: TwoFloat
+    conserved: TwoFloat
+    bias: Float[Array, "*lines"]
+    momentum_flux: Float[Array, "*lines 3 3"]
     virial: Float[Array, "*lines 3 3"]
     volume: Float[Array, "*lines"]
+    group_kinetic: Float[Array, "*lines groups"]
+    target: Float[Array, "*lines groups"]
+    target_pressure: Float[Array, "*lines 3"]
+    rung: Int[Array, "*lines"]
 
 
-def sample(state: State, energy_exchanged: Callable[[State], TwoFloat]) -> Sample:
-    """Observables of a state; compiled."""
-    site_energies = jnp.where(real_atoms(state.species), state.site_energies, 0)
+def potential_energy(state: State) -> TwoFloat:
+    """Σ site energies, eV, without reference energies and bias."""
+    return summation.compensated_sum(jnp.where(real_atoms(state.species), state.site_energies, 0))
+
+
+def conserved_energy(state: State, energy_exchanged: Callable[[State], TwoFloat]) -> TwoFloat:
+    """What exact dynamics would keep, eV: U + K + bias + what baths hold − work from outside."""
+    total = summation.add(potential_energy(state), kinetic_energy(state))
+    total = summation.add(total, state.bias_energy)
+    total = summation.add(total, energy_exchanged(state))
+    return summation.add(total, summation.negative(state.work))
+
+
+def sample(
+    state: State, parameters: Parameters, energy_exchanged: Callable[[State], TwoFloat]
+) -> Sample:
+    """Observables of a state; compiled.
+
+    Args:
+        parameters: of this state's step.
+    """
+    inverse_mass = jnp.where(mobile(state), 1 / state.masses, 0)
+    per_atom = jnp.sum(state.momenta**2, axis=1) * inverse_mass / 2
+    groups = jnp.zeros_like(parameters.freedom)
+    flux = [
+        [jnp.sum(state.momenta[:, a] * state.momenta[:, b] * inverse_mass) for b in range(3)]
+        for a in range(3)
+    ]
     return Sample(
         step=state.step,
-        potential=summation.compensated_sum(site_energies),
+        potential=potential_energy(state),
         kinetic=kinetic_energy(state),
-        exchanged=energy_exchanged(state),
+        conserved=conserved_energy(state, energy_exchanged),
+        bias=state.bias_energy,
+        momentum_flux=jnp.stack([jnp.stack(row) for row in flux]),
         virial=state.virial,
         volume=cells.volume(state.cell),
+        group_kinetic=groups.at[jnp.maximum(state.group, 0)].add(per_atom),
+        target=parameters.temperature,
+        target_pressure=parameters.pressure,
+        rung=state.rung,
     )
 
 
+def log_columns(legs: Sequence[Leg], *, biased: bool, replicated: bool) -> tuple[str, ...]:
+    """Columns of a run's log: those that all runs have, and what its stages call for."""
+    extra = []
+    if any(leg.stage.thermostatted for leg in legs):
+        extra.append("target_temperature_K")
+    if any(leg.stage.barostatted for leg in legs):
+        extra.append("target_pressure_GPa")
+    if biased or any(leg.partition.forced for leg in legs):
+        extra.append("bias_eV")
+    for leg in legs:
+        names = [group.name for group in leg.partition.thermal if group is not None]
+        extra += [f"temperature_{name}_K" for name in names if name]
+    if replicated:
+        extra.append("rung")
+    return LOG_COLUMNS + tuple(dict.fromkeys(extra))
+
+
 def log_line(
-    sample: Any, *, timestep_fs: float, freedom: int, reference_energy: float, periodic: bool
+    sample: Any,
+    leg: Leg,
+    columns: Sequence[str],
+    *,
+    reference_energy: float,
+    periodic: bool,
 ) -> dict[str, float | int]:
-    """The columns of one line of the log, from one sample on the host (numpy), in float64.
+    """One line of the log, from one sample on the host (numpy), in float64.
 
     Args:
         sample: a :class:`Sample` of numpy scalars and arrays.
-        timestep_fs: fs.
-        freedom: kinetic degrees of freedom, for the temperature 2K / (freedom k_B); 0 gives 0 K.
+        leg: the stage that the sample belongs to.
+        columns: which columns the log has; what does not apply is NaN, an empty cell in the file.
         reference_energy: eV, Σ of the species' reference energies.
         periodic: whether all three directions repeat. If not, neither volume nor pressure has a
-            meaning: both are NaN, empty cells in the file.
+            meaning: both are NaN.
 
-    The pressure is (2K − tr dE/dε) / 3V, the kinetic part included.
+    The temperature is 2K / (g k_B), 0 K where there are no degrees of freedom g; the pressure is
+    (Σ p ⊗ p / m − dE/dε) / V, and a third of its trace.
     """
-    potential = summation.to_float(sample.potential) + reference_energy
+    step = int(sample.step)
     kinetic = summation.to_float(sample.kinetic)
-    exchanged = summation.to_float(sample.exchanged)
     volume = float(sample.volume) if periodic else np.nan
-    pressure = (2 * kinetic - float(np.trace(sample.virial))) / (3 * volume)
-    return {
-        "step": int(sample.step),
-        "time_fs": int(sample.step) * timestep_fs,
-        "temperature_K": 2 * kinetic / (freedom * units.BOLTZMANN) if freedom else 0.0,
-        "potential_eV": potential,
+    tensor = np.asarray(sample.momentum_flux, float) - np.asarray(sample.virial, float)
+    pressure = (tensor + tensor.T) / 2 / volume / units.GIGAPASCAL
+    line: dict[str, float | int] = {
+        "step": step,
+        "time_fs": leg.time_fs(step),
+        "temperature_K": _kelvin(kinetic, leg.freedom.sum()),
+        "potential_eV": summation.to_float(sample.potential) + reference_energy,
         "kinetic_eV": kinetic,
-        "conserved_eV": potential + kinetic + exchanged,
-        "pressure_GPa": pressure / units.GIGAPASCAL,
+        "conserved_eV": summation.to_float(sample.conserved) + reference_energy,
+        "pressure_GPa": float(np.trace(pressure)) / 3,
         "volume_A3": volume,
     }
+    line |= {f"pressure_{name}_GPa": float(pressure[a, b]) for name, a, b in _VOIGT}
+    if leg.stage.thermostatted:
+        line["target_temperature_K"] = float(sample.target[0])
+    if leg.stage.barostatted:
+        line["target_pressure_GPa"] = float(np.mean(sample.target_pressure)) / units.GIGAPASCAL
+    line["bias_eV"] = float(sample.bias)
+    line["rung"] = int(sample.rung)
+    for number, group in enumerate(leg.partition.thermal):
+        if group is not None and group.name:
+            own = float(sample.group_kinetic[number])
+            line[f"temperature_{group.name}_K"] = _kelvin(own, leg.freedom[number])
+    return {name: line.get(name, np.nan) for name in columns}
+
+
+def _kelvin(kinetic: float, freedom: float) -> float:
+    return float(2 * kinetic / (freedom * units.BOLTZMANN)) if freedom else 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.progress import (
@@ -20,13 +21,16 @@ class ProgressMeter:
 
     Args:
         total, done: steps of the run, and how many of them were done before.
-        timestep_fs: fs.
         atoms: number of atoms, for the drift per atom.
         shown: whether to show anything.
+        replicas: how many run side by side; None without. The line is then about the first, and
+            the speed is that of each.
     """
 
-    def __init__(self, total: int, done: int, timestep_fs: float, atoms: int, shown: bool) -> None:
-        self._timestep_fs, self._atoms = timestep_fs, atoms
+    def __init__(
+        self, total: int, done: int, atoms: int, shown: bool, replicas: int | None = None
+    ) -> None:
+        self._atoms = atoms
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -36,12 +40,12 @@ class ProgressMeter:
             TimeRemainingColumn(),
             disable=not shown,
         )
+        name = "dynamics" if replicas is None else f"{replicas} replicas"
         self._task = self._progress.add_task(
-            "dynamics", total=total, completed=done, status="compiling"
+            name, total=total, completed=done, status="compiling"
         )
-        self._started: tuple[float, int] | None = None
+        self._started: tuple[float, float] | None = None
         self._first_conserved: float | None = None
-        self._drift = 0.0
 
     def __enter__(self) -> ProgressMeter:
         self._progress.start()
@@ -55,16 +59,22 @@ class ProgressMeter:
     ) -> None:
         self._progress.stop()
 
-    def update(self, step: int, temperature_K: float, conserved_eV: float) -> None:
-        """Tell the meter where the run is."""
+    def update(self, step: int, time_fs: float, line: Mapping[str, float | int] | None) -> None:
+        """Tell the meter where the run is.
+
+        Args:
+            step, time_fs: of the state.
+            line: the last one of the log, if there is one yet.
+        """
         now = time.monotonic()
-        if self._first_conserved is None:
-            self._first_conserved = conserved_eV
         if self._started is None:
-            self._started = (now, step)  # what came before was compilation
+            self._started = (now, time_fs)  # what came before was compilation
         began, first = self._started
-        rate = (step - first) / (now - began) if step > first else 0.0
-        drift = 1000 * (conserved_eV - self._first_conserved) / self._atoms
-        speed = f"{rate * self._timestep_fs * 1e-6 * 86400:.3g} ns/day " if rate else ""
-        status = f"{speed}{temperature_K:.0f} K, drift {drift:+.3f} meV/atom"
-        self._progress.update(self._task, completed=step, status=status)
+        speed = (time_fs - first) / (now - began) if time_fs > first else 0.0  # fs/s
+        words = [f"{speed * 1e-6 * 86400:.3g} ns/day"] if speed else []
+        if line is not None:
+            if self._first_conserved is None:
+                self._first_conserved = line["conserved_eV"]
+            drift = 1000 * (line["conserved_eV"] - self._first_conserved) / self._atoms
+            words += [f"{line['temperature_K']:.0f} K", f"drift {drift:+.3f} meV/atom"]
+        self._progress.update(self._task, completed=step, status=", ".join(words))

@@ -1,11 +1,10 @@
-"""The one loop: compiled chunks, faults mended by growth, output."""
+"""What users call: molecular dynamics of a structure under a potential."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import time
-import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,27 +12,27 @@ import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
 
-from md import ensembles, figures, neighbours, observables, structures
-from md.chunk import Closest, Program, Report, run_chunk
-from md.ensembles import Ensemble
-from md.faults import GROWABLE, Fault
+from md import bias as biases
+from md import figures, neighbours, structures
+from md import replicas as copies
+from md.alarms import Limits
+from md.chunk import Carry, System
+from md.driver import Driver, SimulationError
+from md.groups import Group
 from md.local_potential import LocalPotential
-from md.neighbours import NeighbourFunctions, NeighbourList
-from md.observables import LOG_COLUMNS
-from md.output import FIGURE, FINAL, LAST_GOOD, Output
-from md.progress import ProgressMeter
-from md.schedule import Plan, Schedule
-from md.state import State, maxwell_boltzmann_momenta
+from md.neighbours import NeighbourList
+from md.observable import Observable, check_names
+from md.observables import log_columns
+from md.output import FIGURE, FINAL, Output
+from md.schedule import Schedule
+from md.stages import Leg, Stage, legs
+from md.state import State
 from md.trajectory import TrajectorySettings
 
+__all__ = ["Simulation", "SimulationError", "simulate"]
+
 Number = float | int
-
-_GROWTHS = 20  # in a row, without a chunk that succeeds
-_CHECKPOINT_SECONDS = 60.0
-
-
-class SimulationError(ValueError):
-    """A run stopped because it could not go on; the message says where, why, and what was kept."""
+Table = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,41 +43,56 @@ class Simulation:
         atoms: the final structure on its continuous path, with momenta, energy, forces and stress.
         log: columns of log.csv as arrays; volume and pressure are NaN unless all directions repeat.
         frames: the trajectory, where the run had no output folder; otherwise it is in the folder.
-        state, neighbours: the last state, for whoever wants to go on in compiled code.
+        tables: results of observables and of the bias, by name.
+        complete: whether all steps were done; not when the wall time ended.
+        state, neighbours: the last state, for whoever wants to go on in compiled code. With
+            replicas both have a leading axis.
         growths: how often buffers had to grow.
+        replicas: one simulation for each replica; empty without. What is above is then the first.
+        acceptance: [R − 1] share of exchanges between neighbouring temperatures that took place;
+            None without exchange.
     """
 
     atoms: Atoms
-    log: dict[str, np.ndarray]
+    log: Table
     frames: list[Atoms]
+    tables: dict[str, Table]
+    complete: bool
     state: State
     neighbours: NeighbourList
     growths: int
+    replicas: tuple[Simulation, ...] = ()
+    acceptance: np.ndarray | None = None
 
 
 def simulate(
     potential: LocalPotential,
-    atoms: Atoms,
+    atoms: Atoms | Sequence[Atoms],
+    stages: Stage | Sequence[Stage] | None = None,
     *,
-    steps: int,
-    ensemble: str = "nve",
-    temperature_K: Number | None = None,
-    timestep_fs: Number = 0.5,
-    friction_per_fs: Number | None = None,
-    time_constant_fs: Number | None = None,
-    velocities: str = "draw",
+    groups: Sequence[Group] = (),
+    bias: Any = None,
+    observables: Sequence[Observable] = (),
+    replicas: int | None = None,
+    replica_temperatures_K: Any = None,
+    exchange_every: int = 0,
     seed: int = 0,
     dtype: str | None = None,
     output: str | os.PathLike[str] | None = None,
     log_every: int = 10,
     trajectory_every: int = 100,
+    trajectory: TrajectorySettings | str = "extxyz",
     restart: bool = False,
+    checkpoint_seconds: Number = 60,
+    walltime_s: Number | None = None,
     skin: Number = 0.5,
     chunk_steps: int | None = None,
     block_size: int | None = None,
+    deterministic: bool = False,
     maximum_temperature_K: Number | None = None,
     shortest_distances: Any = None,
     progress: bool = True,
+    **stage: Any,
 ) -> Simulation:
     """Run molecular dynamics of a structure under a potential.
 
@@ -88,317 +102,263 @@ def simulate(
     Args:
         potential: Allegro, Lennard-Jones, or anything else behind
             :class:`md.local_potential.LocalPotential`.
-        atoms: the structure: any cell, any mix of periodic directions. Its masses are used.
-        steps: number of time steps (with ``restart``: of the whole run, those done included).
-        ensemble: ``"nve"``, ``"langevin"`` (BAOAB) or ``"nvt"`` (Nosé-Hoover chain).
-        temperature_K: of the bath, and of the velocities drawn at the start.
-        timestep_fs: fs.
-        friction_per_fs: langevin only; 0.01 unless given.
-        time_constant_fs: nvt only; 100 time steps unless given.
-        velocities: ``"draw"`` from the Maxwell-Boltzmann distribution (without drift), or
-            ``"keep"`` those of ``atoms``.
+        atoms: the structure: any cell, any mix of periodic directions. Its masses are used, and
+            its ``FixAtoms`` kept. With replicas, one for all or one for each.
+        stages: what to do, see :class:`md.stages.Stage`. The words of a single stage may be given
+            directly instead: ``simulate(potential, atoms, steps=1000, ensemble="nve")``.
+        groups: atoms that are treated apart, in stages that name no groups of their own.
+        bias: extra energy, a function ``(positions, cell) -> eV`` or see :mod:`md.bias`.
+        observables: what to accumulate along the run (:mod:`md.observable`).
+        replicas: number of copies that run side by side, each with its own noise.
+        replica_temperatures_K: one for each replica, or the lowest and the highest of a geometric
+            series; those of the stages unless given.
+        exchange_every: steps between exchanges of neighbouring temperatures; 0 is never.
         seed: of velocities and noise.
         dtype: precision of the run; that of the potential's weights unless given.
-        output: folder for log.csv, trajectory.extxyz, final.extxyz, checkpoint.npz and run.png.
-            Files of an earlier run are moved into ``previous-1`` and so on. Without a folder,
-            frames stay in memory.
+        output: folder for log.csv, the trajectory, final.extxyz, checkpoint.npz, tables and
+            figures (:mod:`md.output`). Without a folder, frames stay in memory.
         log_every, trajectory_every: steps between lines of the log and between frames (0: no
             frames). Step 0 is the first of both.
+        trajectory: the format of frames, ``"extxyz"``, ``"h5md"`` or ``"traj"``, with velocities
+            and forces; or settings that say what to keep of them.
         restart: go on from ``output``'s checkpoint, bit-identical to a run that never stopped (on
             a CPU).
+        checkpoint_seconds: between checkpoints. One is also written at the end and when SIGINT or
+            SIGTERM stop the run.
+        walltime_s: seconds after which the run stops in order, to be continued by ``restart``.
         skin: Å by which the neighbour list exceeds the cutoff.
         chunk_steps: steps between two looks of the host; chosen from the number of atoms unless
             given.
         block_size: atoms evaluated at once; chosen from the list unless given.
-        maximum_temperature_K: hotter than this counts as exploded; ten times the larger of the
-            temperature and 1000 K unless given.
+        deterministic: the same trajectory bit for bit on accelerators too, somewhat slower.
+        maximum_temperature_K: hotter than this counts as exploded; ten times the largest of all
+            temperatures and 1000 K unless given.
         shortest_distances: [T, T] Å; warns once when a pair comes closer than this (looked at
             with each line of the log), typically the shortest distances of the training data. 0
             where unknown.
         progress: whether to show a progress bar.
+        **stage: words of :class:`md.stages.Stage`.
 
     Raises:
         ValueError: for arguments or structures that make no sense; one readable line.
         SimulationError: when the run explodes. What was written stays, with the last good state.
     """
-    precision = jnp.dtype(dtype or _precision_of(potential)).name
-    if precision not in ("float32", "float64"):
-        raise ValueError(f"dtype must be float32 or float64, not {precision}")
-    structures.validate(atoms)
-    chosen = ensembles.choose(
-        ensemble, temperature_K, friction_per_fs, time_constant_fs, float(timestep_fs), len(atoms)
+    precision = _precision(dtype, potential)
+    templates = _templates(atoms, replicas)
+    course = legs(_stages(stages, stage, groups), templates[0], biased=bias is not None)
+    ladder_K = _ladder(replicas, replica_temperatures_K, exchange_every, course)
+    _check_velocities(course, ladder_K)
+    schedule = Schedule(log_every, trajectory_every, chunk_steps or _default_chunk(templates[0]))
+    if walltime_s is not None and not walltime_s > 0:
+        raise ValueError(f"walltime_s must be positive, not {walltime_s}")
+    check_names(observables)
+    settings = trajectory
+    if isinstance(settings, str):
+        settings = TrajectorySettings(settings, velocities=True, forces=True)
+    settings.check(len(templates[0]))
+    columns = log_columns(course, biased=bias is not None, replicated=replicas is not None)
+    files = Output(
+        output,
+        columns,
+        trajectory=settings if trajectory_every else None,
+        replicas=replicas,
+        restart=restart,
     )
-    _check_strides(steps, log_every, trajectory_every, chunk_steps)
-    if restart and output is None:
-        raise ValueError("restart needs the output folder of the run to go on with")
-    if velocities not in ("draw", "keep"):
-        raise ValueError(f'velocities must be "draw" or "keep", not {velocities!r}')
-    if velocities == "draw" and temperature_K is None:
-        raise ValueError('give temperature_K to draw velocities, or velocities="keep"')
-    start_temperature = atoms.get_temperature() if temperature_K is None else temperature_K
-    if maximum_temperature_K is None:
-        maximum_temperature_K = 10 * max(start_temperature, 1000.0)
-    with jax.enable_x64(precision == "float64"):
-        run = _Run(
-            potential=_cast(potential, precision),
-            template=atoms,
-            ensemble=chosen,
-            timestep_fs=float(timestep_fs),
-            schedule=Schedule(
-                log_every, trajectory_every, chunk_steps or _default_chunk(len(atoms))
+    with jax.enable_x64(precision == "float64"), files:
+        driver = Driver(
+            system=System(
+                potential=_cast(potential, precision),
+                bias=None if bias is None else _cast(biases.as_bias(bias), precision),
+                force=None,
+                limits=Limits(
+                    temperature=float(
+                        maximum_temperature_K or _too_hot(course, templates, ladder_K)
+                    ),
+                    displacement=float(potential.cutoff),
+                ),
+                shortest_distances=_table(shortest_distances, potential.species, precision),
             ),
-            program=Program(
-                chosen.name, chosen.freedom(len(atoms)), trajectory_every > 0, block_size
-            ),
+            templates=templates,
+            legs=course,
+            schedule=schedule,
             neighbour_functions=neighbours.neighbour_list(
-                atoms.pbc, potential.cutoff, float(skin), potential.pair_cutoffs
+                templates[0].pbc, potential.cutoff, float(skin), potential.pair_cutoffs
             ),
-            maximum_temperature_K=float(maximum_temperature_K),
-            shortest_distances=_table(shortest_distances, potential.species, precision),
+            observables=tuple(observables),
+            replicas=replicas,
+            ladder_K=ladder_K,
+            exchange_every=exchange_every,
+            block_size=block_size,
+            deterministic=deterministic,
+            trajectory=trajectory_every > 0,
+            checkpoint_seconds=float(checkpoint_seconds),
+            walltime_s=walltime_s,
+            seed=seed,
             precision=precision,
         )
-        state = run.initial_state(velocities, temperature_K, seed)
-        trajectory = TrajectorySettings(velocities=True, forces=True) if trajectory_every else None
-        with Output(output, LOG_COLUMNS, trajectory=trajectory, restart=restart) as files:
-            return run.drive(state, steps, files, restart, progress)
+        carry, growths = driver.drive(files, restart, progress)
+        return _finish(driver, files, carry, growths)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Run:
-    """A run's settings, and the loop over chunks."""
-
-    potential: Any
-    template: Atoms
-    ensemble: Ensemble
-    timestep_fs: float
-    schedule: Schedule
-    program: Program
-    neighbour_functions: NeighbourFunctions
-    maximum_temperature_K: float
-    shortest_distances: Any
-    precision: str
-
-    def initial_state(self, velocities: str, temperature_K: Number | None, seed: int) -> State:
-        state = structures.state_from_atoms(
-            self.template, self.potential.species, self.template.get_momenta(), seed, self.precision
-        )
-        if velocities == "draw" and temperature_K is not None:
-            # a key of its own, apart from those that the noise of each step is drawn from
-            key = jax.random.fold_in(jax.random.fold_in(state.key, 0), 1)
-            momenta = maxwell_boltzmann_momenta(key, state.masses, state.species, temperature_K)
-            state = state.replace(momenta=momenta)
-        parameters = self.ensemble.parameters(self.timestep_fs)
-        return ensembles.integrator(self.ensemble.name, parameters).init(state)
-
-    def drive(
-        self, state: State, steps: int, files: Output, restart: bool, progress: bool
-    ) -> Simulation:
-        """From a state at step −1, or from a checkpoint, to the last step."""
-        listed = self.neighbour_functions.allocate(
-            state.positions, state.cell, state.species, fill=False
-        )
-        closest_warned = False
-        if restart:
-            written = files.facts()["settings"]
-            if written != self.settings():
-                raise ValueError(
-                    f"the checkpoint in {files.folder} was written with other settings: {written}"
-                )
-            state, listed = files.restore((state, listed), state.species)
-        growths = failures = 0
-        saved = time.monotonic()
-        atoms = len(self.template)
-        with ProgressMeter(
-            steps, max(int(state.step), 0), self.timestep_fs, atoms, progress
-        ) as meter:
-            try:
-                while int(state.step) < steps:
-                    fresh = int(state.step) < 0
-                    plan = (
-                        self.schedule.first()
-                        if fresh
-                        else self.schedule.plan(int(state.step), steps)
-                    )
-                    new_state, new_list, report = self.run(state, listed, plan, fresh)
-                    faults = Fault(int(new_list.faults))
-                    if faults & GROWABLE:
-                        # the chunk is dropped: its list was incomplete
-                        failures += 1
-                        growths += 1
-                        if failures > _GROWTHS:
-                            raise SimulationError(
-                                f"neighbour list still too small after {failures} growths"
-                            )
-                        listed = self.grown(listed, new_list, state)
-                        continue
-                    failures = 0
-                    if faults or int(report.alarm.faults):
-                        self.stop(state, plan, report, files)
-                    state, listed = new_state, new_list
-                    self.write(plan, report, files)
-                    closest_warned = closest_warned or self.warn_if_too_close(report.closest)
-                    if (last := files.last_line()) is not None:
-                        meter.update(int(state.step), last["temperature_K"], last["conserved_eV"])
-                    if time.monotonic() - saved > _CHECKPOINT_SECONDS:
-                        self.save(files, state, listed)
-                        saved = time.monotonic()
-            finally:
-                # also when interrupted: what is done is kept
-                if int(state.step) >= 0:
-                    self.save(files, state, listed)
-        final = self.final_atoms(state)
-        files.write_structure(FINAL, final)
-        log = files.log()
-        if files.folder is not None and len(log["step"]) > 1:
-            figures.draw(
-                log,
-                files.folder / FIGURE,
-                atoms=atoms,
-                temperature_K=self.ensemble.temperature_K,
-            )
-        return Simulation(final, log, files.frames(), state, listed, growths)
-
-    def run(
-        self, state: State, listed: NeighbourList, plan: Plan, fresh: bool
-    ) -> tuple[State, NeighbourList, Report]:
-        """One compiled chunk.
-
-        A fresh state takes one step of zero length: the same code gives it its first forces.
-        """
-        parameters = self.ensemble.parameters(0.0 if fresh else self.timestep_fs)
-        return run_chunk(
-            self.program,
-            self.potential,
-            parameters,
-            self.maximum_temperature_K,
-            self.shortest_distances,
-            state,
-            listed,
-            plan.counts,
-        )
-
-    def grown(self, before: NeighbourList, after: NeighbourList, state: State) -> NeighbourList:
-        """The list that a chunk started from, with more room for what overflowed in it."""
-        overflowed = before.replace(faults=after.faults, required=after.required)
-        return self.neighbour_functions.grow(
-            overflowed, before.reference_positions, before.reference_cell, state.species
-        )
-
-    def log_line(self, sample: Any) -> dict[str, float | int]:
-        return observables.log_line(
-            sample,
-            timestep_fs=self.timestep_fs,
-            freedom=self.program.freedom,
-            reference_energy=self.reference_energy,
-            periodic=bool(self.template.pbc.all()),
-        )
-
-    @property
-    def reference_energy(self) -> float:
-        species = structures.species_indices(self.template, self.potential.species)
-        return float(np.sum(np.asarray(self.potential.reference_energies, float)[species]))
-
-    def write(self, plan: Plan, report: Report, files: Output) -> None:
-        """Append a chunk's lines and frames."""
-        samples, frames = jax.device_get((report.samples, report.frames))
-        files.write(
-            [self.log_line(jax.tree.map(lambda x, at=at: x[at], samples)) for at in plan.logged],
-            [self.atoms_from(jax.tree.map(lambda x, f=f: x[f], frames)) for f in plan.framed],
-        )
-
-    def atoms_from(self, frame: Any) -> Atoms:
-        return structures.atoms_from_frame(
-            frame,
-            self.template,
-            timestep_fs=self.timestep_fs,
-            reference_energy=self.reference_energy,
-        )
-
-    def final_atoms(self, state: State) -> Atoms:
-        parameters = self.ensemble.parameters(self.timestep_fs)
-        integrator = ensembles.integrator(self.ensemble.name, parameters)
-        sample = observables.sample(state, integrator.energy_exchanged)
-        return self.atoms_from(jax.device_get(structures.frame_of(state, sample)))
-
-    def settings(self) -> dict[str, Any]:
-        """What must not change between a run and its restart."""
-        return {
-            "ensemble": self.ensemble.name,
-            "timestep_fs": self.timestep_fs,
-            "numbers": self.template.numbers.tolist(),
-            "pbc": self.template.pbc.tolist(),
+def _finish(driver: Driver, files: Output, carry: Carry, growths: int) -> Simulation:
+    """Write what is written at the end, and gather what a run leaves behind."""
+    leg = driver.leg_of(carry)
+    complete = int(np.ravel(carry.state.step)[0]) >= driver.legs[-1].last
+    several = driver.replicas is not None
+    simulations = []
+    for number, final in enumerate(driver.final_atoms(leg, carry)):
+        place = number if several else None
+        own = copies.unstack(carry, number) if several else carry
+        tables = {
+            observable.name: observable.result(accumulator, leg.stage.timestep_fs)
+            for observable, accumulator in zip(driver.observables, own.accumulators, strict=True)
         }
-
-    def save(self, files: Output, state: State, listed: NeighbourList) -> None:
-        files.save((state, listed), {"settings": self.settings()})
-
-    def warn_if_too_close(self, closest: Closest | None) -> bool:
-        if closest is None:
-            return False
-        ratio = np.asarray(closest.ratio)
-        at = np.unravel_index(np.argmin(ratio), ratio.shape)
-        if not ratio[at] < 1:
-            return False
-        a, b = (int(i) for i in np.asarray(closest.pair)[at])
-        symbols = self.template.get_chemical_symbols()
-        warnings.warn(
-            f"step {int(closest.step[at])}: atoms {a} ({symbols[a]}) and {b} ({symbols[b]}) are "
-            f"{float(closest.distance[at]):.3f} Å apart, closer than any such pair the potential "
-            "was trained on: it extrapolates",
-            stacklevel=4,
-        )
-        return True
-
-    def stop(self, state: State, plan: Plan, report: Report, files: Output) -> None:
-        """End a run that cannot go on: keep what was good, and say what happened."""
-        alarm = jax.device_get(report.alarm)
-        failed, atom = int(alarm.step), int(alarm.atom)
-        fault = Fault(int(alarm.faults)) or Fault.SHIFT_RANGE
-        if int(state.step) >= 0:
-            files.write_structure(LAST_GOOD, self.final_atoms(state))
-        what = {
-            Fault.NOT_FINITE: "a position, force or energy is not finite",
-            Fault.TOO_HOT: f"the temperature passed {self.maximum_temperature_K:.0f} K",
-            Fault.SHIFT_RANGE: "an atom is over 127 cells away",
-        }[fault]
-        where = f"atom {atom} ({self.template.get_chemical_symbols()[atom]})"
-        kept = "nothing was good before it"
-        if int(state.step) >= 0:
-            path = files.path(LAST_GOOD)
-            kept = f"the last good state, of step {int(state.step)}, is " + (
-                f"in {path}" if path else "lost: give an output folder to keep it"
+        if driver.system.bias is not None:
+            tables |= driver.system.bias.results(own.state.bias)
+        files.write_structure(FINAL, final, place)
+        for name, table in tables.items():
+            files.write_table(name, table, place)
+        log, path = files.log(number), files.path(FIGURE, place)
+        if path is not None and len(log["step"]) > 1:
+            figures.draw(log, path, atoms=len(final), temperature_K=None)
+        simulations.append(
+            Simulation(
+                final,
+                log,
+                files.frames(number),
+                tables,
+                complete,
+                own.state,
+                own.neighbours,
+                growths,
             )
-        raise SimulationError(f"step {failed}: {what}, first at {where}; {kept}")
+        )
+    if not several:
+        return simulations[0]
+    acceptance = None
+    if carry.exchanges is not None:
+        tried = np.asarray(carry.exchanges.attempted)
+        acceptance = np.asarray(carry.exchanges.accepted) / np.maximum(tried, 1)
+    return dataclasses.replace(
+        simulations[0],
+        replicas=tuple(simulations),
+        acceptance=acceptance,
+        state=carry.state,
+        neighbours=carry.neighbours,
+    )
 
 
-def _default_chunk(atoms: int) -> int:
-    """Steps per chunk: about as much work for any size, but never dependent on the machine."""
-    return int(np.clip(20_000 // atoms, 20, 2000))
+def _stages(
+    stages: Stage | Sequence[Stage] | None, words: dict[str, Any], groups: Sequence[Group]
+) -> list[Stage]:
+    """The stages asked for, either way; groups of the run where a stage has none."""
+    if stages is None:
+        if "steps" not in words:
+            raise ValueError(
+                "say what to do: steps=... (and the other words of md.Stage), or stages"
+            )
+        unknown = sorted(set(words) - {field.name for field in dataclasses.fields(Stage)})
+        if unknown:
+            raise TypeError(f"simulate() has no argument {unknown[0]!r}")
+        chosen = [Stage(**words)]
+    elif words:
+        raise ValueError(f"{', '.join(sorted(words))}: say this within each of the stages")
+    else:
+        chosen = [stages] if isinstance(stages, Stage) else list(stages)
+    if not chosen:
+        raise ValueError("stages is empty: give at least one")
+    return [
+        stage if stage.groups else dataclasses.replace(stage, groups=tuple(groups))
+        for stage in chosen
+    ]
 
 
-def _check_strides(
-    steps: int, log_every: int, trajectory_every: int, chunk_steps: int | None
-) -> None:
-    for name, value, least in (
-        ("steps", steps, 0),
-        ("log_every", log_every, 1),
-        ("trajectory_every", trajectory_every, 0),
-        ("chunk_steps", 1 if chunk_steps is None else chunk_steps, 1),
-    ):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, not {value}")
+def _templates(atoms: Atoms | Sequence[Atoms], replicas: int | None) -> tuple[Atoms, ...]:
+    """The structure of each replica, checked."""
+    if replicas is not None and replicas < 1:
+        raise ValueError(f"replicas must be at least 1, not {replicas}")
+    if isinstance(atoms, Atoms):
+        templates = (atoms,) * (replicas or 1)
+    else:
+        templates = tuple(atoms)
+        if len(templates) != replicas:
+            raise ValueError(f"{len(templates)} structures need replicas={len(templates)}")
+    first = templates[0]
+    for number, template in enumerate(templates):
+        structures.validate(template)
+        if list(template.numbers) != list(first.numbers) or any(template.pbc != first.pbc):
+            raise ValueError(
+                f"the structure of replica {number} has other elements or periodic directions "
+                "than that of replica 0: they must agree, in the same order"
+            )
+    return templates
 
 
-def _precision_of(potential: LocalPotential) -> Any:
+def _ladder(
+    replicas: int | None, temperatures_K: Any, exchange_every: int, course: Sequence[Leg]
+) -> np.ndarray | None:
+    """The temperatures of the replicas, where they have their own."""
+    if exchange_every < 0:
+        raise ValueError(f"exchange_every must be at least 0, not {exchange_every}")
+    if temperatures_K is None:
+        if exchange_every:
+            raise ValueError("exchange_every needs replica_temperatures_K, which are exchanged")
+        return None
+    if replicas is None:
+        raise ValueError("replica_temperatures_K needs replicas, their number")
+    if exchange_every and not any(leg.stage.thermostatted for leg in course):
+        raise ValueError("exchange_every needs an ensemble with a temperature, not nve")
+    for leg in course:
+        groups = leg.partition.thermal
+        if any(group is not None and group.temperature_K is not None for group in groups):
+            raise ValueError(
+                "replica_temperatures_K and groups with a temperature_K of their own exclude each "
+                "other"
+            )
+    return copies.ladder(temperatures_K, replicas)
+
+
+def _check_velocities(course: Sequence[Leg], ladder_K: np.ndarray | None) -> None:
+    """Velocities can be drawn only where a temperature is known."""
+    for number, leg in enumerate(course):
+        stage = leg.stage
+        draws = stage.velocities == "draw" or (stage.velocities is None and number == 0)
+        if draws and stage.temperature_K is None and ladder_K is None:
+            raise ValueError('give temperature_K to draw velocities, or velocities="keep"')
+
+
+def _too_hot(
+    course: Sequence[Leg], templates: Sequence[Atoms], ladder_K: np.ndarray | None
+) -> float:
+    """K: ten times the largest temperature in sight, but at least 10,000."""
+    known = [1000.0, *(template.get_temperature() for template in templates)]
+    known += [] if ladder_K is None else list(ladder_K)
+    for leg in course:
+        asked = [leg.stage.temperature_K, *(g.temperature_K for g in leg.stage.groups)]
+        known += [float(np.max(value)) for value in asked if value is not None]
+    return 10 * max(known)
+
+
+def _precision(dtype: str | None, potential: LocalPotential) -> str:
     floats = [x for x in jax.tree.leaves(potential) if jnp.issubdtype(x.dtype, jnp.floating)]
-    return floats[0].dtype if floats else jnp.float32
+    own = floats[0].dtype if floats else jnp.float32
+    precision = jnp.dtype(dtype or own).name
+    if precision not in ("float32", "float64"):
+        raise ValueError(f"dtype must be float32 or float64, not {precision}")
+    return precision
 
 
-def _cast(potential: Any, precision: str) -> Any:
+def _cast(tree: Any, precision: str) -> Any:
     def cast(x: Any) -> Any:
-        return jnp.asarray(x, precision) if jnp.issubdtype(x.dtype, jnp.floating) else x
+        floating = jnp.issubdtype(jnp.result_type(x), jnp.floating)
+        return jnp.asarray(x, precision) if floating else x
 
-    return jax.tree.map(cast, potential)
+    return jax.tree.map(cast, tree)
+
+
+def _default_chunk(atoms: Atoms) -> int:
+    """Steps per chunk: about as much work for any size, but never dependent on the machine."""
+    return int(np.clip(20_000 // len(atoms), 20, 2000))
 
 
 def _table(shortest_distances: Any, species: tuple[str, ...], precision: str) -> Any:

@@ -26,6 +26,15 @@ class Schedule:
     trajectory_every: int
     chunk: int
 
+    def __post_init__(self) -> None:
+        for name, value, least in (
+            ("log_every", self.log_every, 1),
+            ("trajectory_every", self.trajectory_every, 0),
+            ("chunk_steps", self.chunk, 1),
+        ):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, not {value}")
+
     @property
     def frames(self) -> int:
         return max(1, self.chunk // self.trajectory_every) if self.trajectory_every else 1

@@ -39,6 +39,7 @@ class State:
         work: eV, done on the system so far by driven atoms and by deforming the cell.
         key: random key of the run; step numbers are folded into it.
         step: number of steps done.
+        rung: in replica exchange, which temperature of the ladder this replica has; else 0.
         pbc: static; directions that repeat.
     """
 
@@ -59,6 +60,7 @@ class State:
     work: TwoFloat
     key: Key[Array, ""]
     step: Int[Array, ""]
+    rung: Int[Array, ""]
     pbc: Periodicity = struct.field(pytree_node=False)
 
 
@@ -94,6 +96,7 @@ def initial_state(
         work=summation.zero(masses.dtype),
         key=key,
         step=jnp.asarray(-1, jnp.int32),
+        rung=jnp.asarray(0, jnp.int32),
         pbc=pbc,
     )
 
@@ -140,6 +143,25 @@ def maxwell_boltzmann_momenta(
     noise = jax.random.normal(key, (masses.shape[0], 3), masses.dtype)
     momenta = jnp.where(real, thermal * noise, 0)
     return without_drift(momenta, masses, species) if remove_drift else momenta
+
+
+def without_rotation(state: State) -> State:
+    """A state whose angular momentum about the centre of mass is zero. For isolated atoms.
+
+    p_i ← p_i − m_i ω × (r_i − R), with ω from I ω = L.
+    """
+    mass = jnp.where(mobile(state), state.masses, 0)[:, None]
+    centre = jnp.sum(mass * state.positions, axis=0) / jnp.sum(mass)
+    arm = cells.difference(state.positions, centre)
+    momenta = jnp.where(mass > 0, state.momenta, 0)
+    angular = jnp.sum(jnp.cross(arm, momenta), axis=0)
+    squared = jnp.sum(mass * arm**2)
+    inertia = squared * jnp.eye(3, dtype=arm.dtype) - jnp.sum(
+        mass[..., None] * arm[:, :, None] * arm[:, None, :], axis=0
+    )
+    # a line of atoms has no inertia about itself, nor angular momentum
+    omega = jnp.linalg.pinv(inertia, rtol=1e-5, hermitian=True) @ angular
+    return state.replace(momenta=state.momenta - mass * jnp.cross(omega, arm))
 
 
 def without_drift(

@@ -59,8 +59,6 @@ def validate(atoms: Atoms) -> None:
         raise ValueError(
             "the cell has no volume along its periodic directions: mend the cell or its pbc"
         )
-    if atoms.constraints:
-        raise ValueError("the structure has constraints, which are not supported: remove them")
 
 
 def state_from_atoms(
@@ -86,7 +84,7 @@ def state_from_atoms(
 
 
 def atoms_from_frame(
-    frame: Any, template: Atoms, *, timestep_fs: float, reference_energy: float
+    frame: Any, template: Atoms, *, time_fs: float, reference_energy: float
 ) -> Atoms:
     """A frame (numpy) as ase.Atoms on its continuous path, with energy, forces, stress and momenta.
 
@@ -112,5 +110,5 @@ def atoms_from_frame(
         results["stress"] = full_3x3_to_voigt_6_stress(stress)
     atoms.calc = SinglePointCalculator(atoms, **results)
     step = int(frame.sample.step)
-    atoms.info.update(step=step, time_fs=step * timestep_fs)
+    atoms.info.update(step=step, time_fs=time_fs)
     return atoms

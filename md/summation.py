@@ -37,6 +37,10 @@ def add(a: TwoFloat, b: Float[Array, ""] | TwoFloat) -> TwoFloat:
     return TwoFloat(*two_sum(total, error + (a.low + low)))
 
 
+def negative(value: TwoFloat) -> TwoFloat:
+    return TwoFloat(-value.high, -value.low)
+
+
 def compensated_sum(values: Float[Array, " n"]) -> TwoFloat:
     """Σ values, as accurate as if summed in twice the precision, by halving."""
     high, low = values, jnp.zeros_like(values)

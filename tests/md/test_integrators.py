@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ase import Atoms
 
 from md import ensembles, summation, units
-from md.ensembles import Ensemble
+from md.stages import Stage, legs
 from md.state import State, initial_state, kinetic_energy, maxwell_boltzmann_momenta
 
 TEMPERATURE = 300.0
@@ -29,7 +30,7 @@ def wells(state):
     return state.replace(forces=-STIFFNESS * state.positions, site_energies=STIFFNESS * squared / 2)
 
 
-def start(atoms, name, seed=0) -> tuple[State, Ensemble]:
+def start(atoms, seed=0) -> State:
     key = jax.random.key(seed)
     masses, species = jnp.full(atoms, MASS), jnp.zeros(atoms, jnp.int32)
     momenta = maxwell_boltzmann_momenta(key, masses, species, TEMPERATURE)
@@ -38,16 +39,21 @@ def start(atoms, name, seed=0) -> tuple[State, Ensemble]:
     state = initial_state(
         positions, momenta, species, masses, jnp.zeros((3, 3)), (False, False, False), key
     )
-    ensemble = Ensemble(
-        name,
-        TEMPERATURE,
-        friction_per_fs=0.02 if name == "langevin" else None,
-        time_constant_fs=100.0 if name == "nvt" else None,
-    )
-    return wells(state), ensemble
+    return wells(state)
 
 
-def run(state, ensemble, timestep_fs, steps, every=1):
+def parameters_of(name, atoms, timestep_fs):
+    """The numbers that steer an ensemble, as a stage of a run has them."""
+    words = {"time_constant_fs": 100.0} if name in ("nvt", "bussi") else {}
+    if name == "langevin":
+        words = {"friction_per_fs": 0.02}
+    temperature = None if name == "nve" else TEMPERATURE
+    stage = Stage(1, name, temperature, timestep_fs, **words)
+    (leg,) = legs([stage], Atoms(f"C{atoms}", np.zeros((atoms, 3))))
+    return leg.course(float).start
+
+
+def run(state, name, timestep_fs, steps, every=1):
     """Advance; the state and, at every stride, the conserved, kinetic and potential energy."""
 
     def total(state, integrator):
@@ -58,7 +64,7 @@ def run(state, ensemble, timestep_fs, steps, every=1):
 
     @jax.jit
     def go(state, parameters):
-        integrator = ensembles.integrator(ensemble.name, parameters)
+        integrator = ensembles.integrator(name, "isotropic", parameters)
 
         def one(_, state):
             state = integrator.finish(wells(integrator.begin(state)))
@@ -72,19 +78,19 @@ def run(state, ensemble, timestep_fs, steps, every=1):
         state, rest = jax.lax.scan(stride, state, length=steps // every)
         return state, jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), before, rest)
 
-    parameters = ensemble.parameters(timestep_fs)
+    parameters = parameters_of(name, len(state.species), timestep_fs)
     if state.thermostat is None:
-        state = ensembles.integrator(ensemble.name, parameters).init(state)
+        state = ensembles.integrator(name, "isotropic", parameters).init(state)
     state, energies = go(state, parameters)
     return state, *map(np.asarray, energies)
 
 
 @pytest.mark.parametrize("name", ["nve", "nvt", "langevin"])
 def test_conserved_quantity_is_of_second_order(name):
-    state, ensemble = start(50, name)
+    state = start(50)
     errors = []
     for timestep, steps in ((4.0, 200), (2.0, 400)):
-        _, conserved, kinetic, _ = run(state, ensemble, timestep, steps, every=steps // 100)
+        _, conserved, kinetic, _ = run(state, name, timestep, steps, every=steps // 100)
         errors.append(np.abs(conserved - conserved[0]).max())
         assert errors[-1] < 0.05 * kinetic.max()
     # halving the step divides the error by four; noise differs between the two Langevin runs
@@ -93,20 +99,21 @@ def test_conserved_quantity_is_of_second_order(name):
 
 @pytest.mark.parametrize("name", ["nve", "nvt"])
 def test_time_reversal(name):
-    state, ensemble = start(20, name)
-    there, *_ = run(state, ensemble, 2.0, 500)
+    state = start(20)
+    there, *_ = run(state, name, 2.0, 500)
     thermostat = there.thermostat
     if name == "nvt":
-        thermostat = thermostat.replace(velocities=-thermostat.velocities)
-    back, *_ = run(there.replace(momenta=-there.momenta, thermostat=thermostat), ensemble, 2.0, 500)
+        thermostat = thermostat.replace(momenta=-thermostat.momenta)
+    back, *_ = run(there.replace(momenta=-there.momenta, thermostat=thermostat), name, 2.0, 500)
     np.testing.assert_allclose(back.positions, state.positions, atol=1e-9)
     np.testing.assert_allclose(-back.momenta, state.momenta, atol=1e-9)
 
 
 def test_velocity_verlet_has_the_right_period():
-    state, ensemble = start(5, "nve")
+    name = "nve"
+    state = start(5)
     steps = 1280
-    after, *_ = run(state, ensemble, PERIOD_FS / steps, steps)
+    after, *_ = run(state, name, PERIOD_FS / steps, steps)
     np.testing.assert_allclose(after.positions, state.positions, atol=1e-4)
 
 
@@ -114,9 +121,10 @@ def test_velocity_verlet_has_the_right_period():
 @pytest.mark.parametrize("timestep_fs", [1.0, 20.0])
 def test_langevin_samples_the_canonical_ensemble(timestep_fs):
     """BAOAB samples the positions of a harmonic well exactly, even at a sixth of its period."""
-    state, ensemble = start(500, "langevin")
-    state, *_ = run(state, ensemble, timestep_fs, 400)
-    _, _, kinetic, potential = run(state, ensemble, timestep_fs, 4000, every=10)
+    name = "langevin"
+    state = start(500)
+    state, *_ = run(state, name, timestep_fs, 400)
+    _, _, kinetic, potential = run(state, name, timestep_fs, 4000, every=10)
     thermal = 1500 * units.BOLTZMANN * TEMPERATURE / 2
     # 400 samples of 1500 degrees of freedom, correlated over some tens of samples
     assert potential.mean() / thermal == pytest.approx(1, abs=0.01)
@@ -128,8 +136,9 @@ def test_langevin_samples_the_canonical_ensemble(timestep_fs):
 
 @pytest.mark.physical
 def test_nose_hoover_chain_samples_the_canonical_ensemble():
-    state, ensemble = start(100, "nvt")
-    _, _, kinetic, _ = run(state, ensemble, 2.0, 60_000, every=20)
+    name = "nvt"
+    state = start(100)
+    _, _, kinetic, _ = run(state, name, 2.0, 60_000, every=20)
     freedom = 3 * 100 - 3
     thermal = freedom * units.BOLTZMANN * TEMPERATURE / 2
     assert kinetic.mean() / thermal == pytest.approx(1, abs=0.01)
@@ -137,9 +146,10 @@ def test_nose_hoover_chain_samples_the_canonical_ensemble():
 
 
 def test_langevin_repeats_with_its_key_and_only_with_it():
-    state, ensemble = start(5, "langevin")
-    first, *_ = run(state, ensemble, 1.0, 20)
-    again, *_ = run(state, ensemble, 1.0, 20)
+    name = "langevin"
+    state = start(5)
+    first, *_ = run(state, name, 1.0, 20)
+    again, *_ = run(state, name, 1.0, 20)
     other, *_ = run(state.replace(key=jax.random.key(9)), ensemble, 1.0, 20)
     np.testing.assert_array_equal(first.positions, again.positions)
     assert not np.allclose(first.positions, other.positions)
@@ -161,32 +171,13 @@ def test_momenta_are_thermal_without_drift():
 
 
 def test_padded_atoms_never_move():
-    for name in ensembles.NAMES:
-        state, ensemble = start(4, name)
+    for name in ("nve", "langevin", "nvt", "bussi"):
+        state = start(4)
         species = state.species.at[3].set(-1)
         state = state.replace(species=species, group=state.group.at[3].set(-1))
         state = state.replace(momenta=state.momenta.at[3].set(0))
         state = state.replace(
             positions=state.positions.at[3].set(0), forces=state.forces.at[3].set(0)
         )
-        after, *_ = run(state, ensemble, 1.0, 10)
+        after, *_ = run(state, name, 1.0, 10)
         assert np.all(np.asarray(after.positions[3]) == 0)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("nph", 300, None, None, 1.0, 10), "one of nve, langevin, nvt"),
-        (("nvt", None, None, None, 1.0, 10), "needs a temperature"),
-        (("nvt", -1, None, None, 1.0, 10), "negative"),
-        (("nve", 300, 0.1, None, 1.0, 10), "friction_per_fs belongs to langevin"),
-        (("langevin", 300, None, 10.0, 1.0, 10), "time_constant_fs belongs to nvt"),
-        (("langevin", 300, 0.0, None, 1.0, 10), "positive"),
-        (("nvt", 300, None, 2.0, 1.0, 10), "too short"),
-        (("nvt", 300, None, None, 1.0, 1), "single atom"),
-        (("nve", 300, None, None, 0.0, 10), "timestep_fs"),
-    ],
-)
-def test_impossible_choices_are_refused_in_words(arguments, words):
-    with pytest.raises(ValueError, match=words):
-        ensembles.choose(*arguments)

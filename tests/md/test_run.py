@@ -127,7 +127,7 @@ def test_restart_is_bit_identical(potential, crystal, tmp_path):
     for name in ("log.csv", "trajectory.extxyz", "final.extxyz"):
         ours, theirs = ((tmp_path / d / name).read_bytes() for d in ("parts", "whole"))
         assert ours == theirs, name
-    with pytest.raises(ValueError, match="other settings"):
+    with pytest.raises(ValueError, match="other stages"):
         run(
             potential,
             crystal,
@@ -145,7 +145,7 @@ def test_files(potential, crystal, tmp_path):
     for _ in range(2):
         result = run(potential, crystal, output=tmp_path, **options)
     text = (tmp_path / "log.csv").read_text().splitlines()
-    assert text[0] == ",".join(LOG_COLUMNS) and len(text) == 8
+    assert text[0] == ",".join([*LOG_COLUMNS, "target_temperature_K"]) and len(text) == 8
     frames = ase.io.read(tmp_path / "trajectory.extxyz", ":")
     assert [frame.info["step"] for frame in frames] == [0, 20, 40, 60]
     assert frames[-1].info["time_fs"] == 240
