@@ -104,7 +104,7 @@ def from_import(target: str, /, **arguments: Any) -> LocalPotential:
     ]  # fmt: skip
     if missing:
         raise ValueError(
-            f"{target} returned a {type(potential).__name__}, which is no potential: it lacks "
+            f"{target} returned an object of type {type(potential).__name__}, which lacks "
             f"{', '.join(missing)} (see md.LocalPotential)"
         )
     return potential
