@@ -7,6 +7,7 @@ every state is the origin of a time difference: the best average that a trajecto
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,6 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from md import cells, tallies, units
-from md.neighbours import NeighbourList
 from md.observable import Table, check_settings
 from md.state import State, real_atoms
 from md.summation import TwoFloat
@@ -29,7 +29,10 @@ class LagSums:
     Attributes:
         samples: states looked at; the last is in place (samples − 1) mod L of the ring.
         ring: pytree of arrays with a leading axis L.
+        steps: [L] step of each state in the ring; −1 where there is none yet.
         sums: [L, T] Σ over origins of the mean over a species' atoms; row l is l looks apart.
+        origins: [L] number of pairs of states in each row. States between which the observable
+            took a rest (a stage without it) make no pair.
         masses: [T] mean mass of each species, amu.
         atoms: static; number of atoms of each species that take part.
         species: static; symbols.
@@ -37,7 +40,9 @@ class LagSums:
 
     samples: Int[Array, ""]
     ring: Any
+    steps: Int[Array, " lags"]
     sums: TwoFloat
+    origins: Int[Array, " lags"]
     masses: Float[Array, " species"]
     atoms: tuple[int, ...] = struct.field(pytree_node=False)
     species: tuple[str, ...] = struct.field(pytree_node=False)
@@ -88,11 +93,11 @@ class MeanSquaredDisplacement:
         _check_lags(self.name, self.lags)
         object.__setattr__(self, "atoms", _indices(self.atoms))
 
-    def init(self, state: State, neighbours: NeighbourList, species: tuple[str, ...]) -> LagSums:
+    def init(self, state: State, neighbours: Any, species: tuple[str, ...]) -> LagSums:
         path = self._path(state)
         return _empty(self.name, self.lags, path, state, self.atoms, species)
 
-    def update(self, accumulators: LagSums, state: State, neighbours: NeighbourList) -> LagSums:
+    def update(self, accumulators: LagSums, state: State, neighbours: Any) -> LagSums:
         now = self._path(state)
         weights = _weights(accumulators, state, self.atoms)
 
@@ -107,7 +112,7 @@ class MeanSquaredDisplacement:
                 moved = moved - drift
             return _averages(weights, jnp.sum(moved**2, axis=-1))
 
-        return _compared(accumulators, now, compare)
+        return _compared(accumulators, now, state.step, self.every, compare)
 
     def result(self, accumulators: LagSums, timestep_fs: float) -> Table:
         table = {"time_fs": np.arange(self.lags) * (self.every * timestep_fs)}
@@ -167,15 +172,17 @@ class VelocityAutocorrelation:
         if self.window not in ("hann", "none"):
             raise ValueError(f'{self.name}: window must be "hann" or "none", not {self.window!r}')
 
-    def init(self, state: State, neighbours: NeighbourList, species: tuple[str, ...]) -> LagSums:
+    def init(self, state: State, neighbours: Any, species: tuple[str, ...]) -> LagSums:
         return _empty(self.name, self.lags, self._velocities(state), state, self.atoms, species)
 
-    def update(self, accumulators: LagSums, state: State, neighbours: NeighbourList) -> LagSums:
+    def update(self, accumulators: LagSums, state: State, neighbours: Any) -> LagSums:
         now = self._velocities(state)
         weights = _weights(accumulators, state, self.atoms)
-        return _compared(
-            accumulators, now, lambda past: _averages(weights, jnp.sum(now * past, axis=-1))
-        )
+
+        def compare(past: Array) -> Array:
+            return _averages(weights, jnp.sum(now * past, axis=-1))
+
+        return _compared(accumulators, now, state.step, self.every, compare)
 
     def result(self, accumulators: LagSums, timestep_fs: float) -> Table:
         lag_fs = self.every * timestep_fs
@@ -270,7 +277,9 @@ def _empty(
     return LagSums(
         samples=jnp.int32(0),
         ring=jax.tree.map(lambda x: jnp.zeros((lags, *x.shape), x.dtype), sample),
+        steps=jnp.full(lags, -1, jnp.int32),
         sums=tallies.empty_sum((lags, len(species)), state.positions.dtype),
+        origins=jnp.zeros(lags, jnp.int32),
         masses=jnp.asarray(mean, state.masses.dtype),
         atoms=tuple(population),
         species=species,
@@ -292,29 +301,38 @@ def _averages(
     return jnp.dot(weights, values, precision=jax.lax.Precision.HIGHEST)
 
 
-def _compared(accumulators: LagSums, now: Any, compare: Any) -> LagSums:
+def _compared(
+    accumulators: LagSums,
+    now: Any,
+    step: Int[Array, ""],
+    every: int,
+    compare: Callable[[Any], Array],
+) -> LagSums:
     """Put a sample into the ring, and add its comparison with every sample there to the sums."""
     lags = accumulators.sums.high.shape[0]
     place = accumulators.samples % lags
     ring = jax.tree.map(lambda past, x: past.at[place].set(x), accumulators.ring, now)
+    steps = accumulators.steps.at[place].set(step.astype(accumulators.steps.dtype))
 
-    def one_lag(lag: Array) -> Array:
-        values = compare(jax.tree.map(lambda past: past[(place - lag) % lags], ring))
-        return jnp.where(lag <= accumulators.samples, values, 0)
+    def one_lag(lag: Array) -> tuple[Array, Array]:
+        at = (place - lag) % lags
+        values = compare(jax.tree.map(lambda past: past[at], ring))
+        pair = (steps[at] >= 0) & (step - steps[at] == lag * every)
+        return jnp.where(pair, values, 0), pair
 
-    values = jax.lax.map(one_lag, jnp.arange(lags))
+    values, pairs = jax.lax.map(one_lag, jnp.arange(lags))
     return accumulators.replace(
         samples=accumulators.samples + 1,
         ring=ring,
+        steps=steps,
         sums=tallies.accumulate(accumulators.sums, values),
+        origins=accumulators.origins + pairs,
     )
 
 
 def _columns(accumulators: LagSums) -> dict[str, np.ndarray]:
     """Means over origins, by symbol; not a number at lags that no two samples are apart."""
-    sums = tallies.total(accumulators.sums)
-    origins = np.maximum(int(accumulators.samples) - np.arange(len(sums)), 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        means = np.where(origins[:, None] > 0, sums / origins[:, None], np.nan)
+    sums, origins = tallies.total(accumulators.sums), np.asarray(accumulators.origins)[:, None]
+    means = np.where(origins > 0, sums / np.maximum(origins, 1), np.nan)
     facts = enumerate(zip(accumulators.species, accumulators.atoms, strict=True))
     return {symbol: means[:, at] for at, (symbol, atoms) in facts if atoms}

@@ -44,9 +44,11 @@ class PairSearch:
     capacities: Capacities = struct.field(pytree_node=False)
 
 
-def allocate(state: State, cutoff: float, pair_cutoffs: PairCutoffs | None = None) -> PairSearch:
+def allocate(
+    state: State, cutoff: float | int, pair_cutoffs: PairCutoffs | None = None
+) -> PairSearch:
     """Choose sizes for the pairs of a state within a cutoff, or within their own; on the host."""
-    reach = Reach(state.pbc, cutoff, 0.0, pair_cutoffs)
+    reach = Reach(state.pbc, float(cutoff), 0.0, pair_cutoffs)
     listed = neighbours.allocate(
         state.positions, state.cell, state.species, reach=reach, fill=False
     )
@@ -65,7 +67,7 @@ def find(search: PairSearch, state: State) -> tuple[PairSearch, Pairs]:
     return search, Pairs(indices, shifts)
 
 
-def covers(listed: NeighbourList, cutoff: float) -> bool:
+def covers(listed: NeighbourList, cutoff: float | int) -> bool:
     """Whether a neighbour list holds, at all times, every pair closer than a cutoff."""
     return listed.reach.pair_cutoffs is None and listed.reach.cutoff >= cutoff
 
@@ -92,9 +94,18 @@ def grown(before: Any, after: Any, state: State) -> Any:
     def grow(old: Any, new: Any) -> Any:
         if not _is_search(old) or int(new.faults) == 0:
             return old
+        n = state.positions.shape[0]
+        listed = NeighbourList(
+            indices=jnp.zeros((n, 0), jnp.int32),
+            shifts=jnp.zeros((n, 0, 3), jnp.int8),
+            reference_positions=state.positions,
+            reference_cell=state.cell,
+            faults=new.faults,
+            required=new.required,
+            reach=old.reach,
+            capacities=old.capacities,
+        )
         place = state.positions, state.cell, state.species
-        listed = neighbours.allocate(*place, reach=old.reach, fill=False)
-        listed = listed.replace(capacities=old.capacities, faults=new.faults, required=new.required)
-        return old.replace(capacities=neighbours.grow(listed, *place).capacities)
+        return old.replace(capacities=neighbours.enlarged(listed, *place))
 
     return jax.tree.map(grow, before, after, is_leaf=_is_search)

@@ -33,7 +33,8 @@ def count(tally: Tally, counts: Int[Array, "*shape"]) -> Tally:
 
 def counts(tally: Tally) -> np.ndarray:
     """The numbers as float64, on the host."""
-    return np.asarray(tally.high, np.float64) * _WORD + np.asarray(tally.low, np.float64)
+    high, low = np.asarray(tally.high, np.float64), np.asarray(tally.low, np.float64)
+    return np.asarray(high * _WORD + low)
 
 
 def empty_sum(shape: tuple[int, ...], dtype: Any) -> TwoFloat:
@@ -48,4 +49,4 @@ def accumulate(total: TwoFloat, values: Float[Array, "*shape"]) -> TwoFloat:
 
 def total(value: TwoFloat) -> np.ndarray:
     """The sums as float64, on the host."""
-    return np.asarray(value.high, np.float64) + np.asarray(value.low, np.float64)
+    return np.asarray(np.asarray(value.high, np.float64) + np.asarray(value.low, np.float64))
