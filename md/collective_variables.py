@@ -131,9 +131,9 @@ class Coordination:
         power: n; even.
     """
 
-    centres: tuple[int, ...]
-    others: tuple[int, ...]
-    radius: float
+    centres: Sequence[int]
+    others: Sequence[int]
+    radius: float | int
     power: int = 6
     name: str = "coordination"
     period: None = None
@@ -150,7 +150,7 @@ class Coordination:
 
     @property
     def atoms(self) -> tuple[int, ...]:
-        return self.centres + self.others
+        return (*self.centres, *self.others)
 
     def value(self, positions: Positions, cell: Cell, pbc: Periodicity) -> Scalar:
         centres, others = np.asarray(self.centres), np.asarray(self.others)

@@ -7,7 +7,7 @@ every state is the origin of a time difference: the best average that a trajecto
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -84,7 +84,7 @@ class MeanSquaredDisplacement:
 
     lags: int = 100
     every: int = 100
-    atoms: tuple[int, ...] | None = None
+    atoms: Sequence[int] | np.ndarray | None = None
     remove_drift: bool = True
     name: str = "msd"
 
@@ -161,7 +161,7 @@ class VelocityAutocorrelation:
 
     lags: int = 500
     every: int = 4
-    atoms: tuple[int, ...] | None = None
+    atoms: Sequence[int] | np.ndarray | None = None
     window: str = "hann"
     name: str = "vacf"
 
@@ -255,7 +255,7 @@ def _indices(atoms: Any) -> tuple[int, ...] | None:
     return None if atoms is None else tuple(int(index) for index in atoms)
 
 
-def _chosen(atoms: tuple[int, ...] | None) -> Any:
+def _chosen(atoms: Any) -> Any:
     return slice(None) if atoms is None else np.asarray(atoms)
 
 
@@ -264,7 +264,7 @@ def _empty(
     lags: int,
     sample: Any,
     state: State,
-    atoms: tuple[int, ...] | None,
+    atoms: Any,
     species: tuple[str, ...],
 ) -> LagSums:
     n = state.positions.shape[0]
@@ -286,9 +286,7 @@ def _empty(
     )
 
 
-def _weights(
-    accumulators: LagSums, state: State, atoms: tuple[int, ...] | None
-) -> Float[Array, "species atoms"]:
+def _weights(accumulators: LagSums, state: State, atoms: Any) -> Float[Array, "species atoms"]:
     """[T, M], with which a product averages over the atoms of each species."""
     population = jnp.maximum(jnp.asarray(accumulators.atoms), 1)
     member = state.species[_chosen(atoms)] == jnp.arange(len(accumulators.species))[:, None]

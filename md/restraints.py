@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from md.collective_variables import CollectiveVariable, wrapped
 from md.state import State, real_atoms
 
 Number = Float[Array, ""] | float | int
-Atoms = tuple[int, ...] | None
+Atoms = Sequence[int] | np.ndarray | None
 
 
 @struct.dataclass
@@ -100,6 +101,9 @@ class PositionRestraint(Static):
     atoms: Atoms = struct.field(pytree_node=False, default=None)
     places: Float[Array, "chosen 3"] | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "atoms", _hashable(self.atoms))
+
     def init(self, state: State) -> tuple[Array, Array]:
         """Places of all atoms (Å), and the stiffness of each (eV/Å²) in units of k."""
         chosen = _members(state, self.atoms)
@@ -144,6 +148,7 @@ class PlaneWall(Static):
     atoms: Atoms = struct.field(pytree_node=False, default=None)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "atoms", _hashable(self.atoms))
         if not np.linalg.norm(self.normal) > 0:
             raise ValueError(f"the normal {self.normal} of a wall has no length")
 
@@ -178,6 +183,9 @@ class SphereWall(Static):
     stiffness: Number
     atoms: Atoms = struct.field(pytree_node=False, default=None)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "atoms", _hashable(self.atoms))
+
     def init(self, state: State) -> Array:
         return _members(state, self.atoms)
 
@@ -198,6 +206,10 @@ class SphereWall(Static):
 
 def _penalty(beyond: Array, chosen: Array, stiffness: Number) -> Array:
     return stiffness / 2 * jnp.sum(jnp.where(chosen, jnp.maximum(beyond, 0) ** 2, 0))
+
+
+def _hashable(atoms: Atoms) -> tuple[int, ...] | None:
+    return None if atoms is None else tuple(int(index) for index in atoms)
 
 
 def _members(state: State, atoms: Atoms) -> Array:
