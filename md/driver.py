@@ -399,7 +399,8 @@ class Driver:
                 )
         stage = int(facts["stage"])
         template = self.enter(self.legs[stage], self.legs[stage], self.fresh())
-        return files.restore(template, template.state.species), stage
+        # hills of metadynamics grow on the way
+        return files.restore(template, template.state.species, (".state.bias",)), stage
 
     # -- what may go wrong ------------------------------------------------------------------------
 
