@@ -35,8 +35,8 @@ class TrajectorySettings:
 
     Attributes:
         format: ``"extxyz"``, ``"h5md"`` or ``"traj"``.
-        atoms: indices of the atoms to keep; None: all. Text and ASE's files then hold no energy
-            and no stress, as these are of all atoms; log.csv has them.
+        atoms: indices of the atoms to keep, held as a tuple; None: all. Text and ASE's files then
+            hold no energy and no stress, as these are of all atoms; log.csv has them.
         velocities: whether to keep them (in extxyz and traj as ASE does: as momenta).
         forces: whether to keep them.
         precision: extxyz: decimals, 8 unless given; h5md: ``"float32"`` unless ``"float64"`` is
@@ -47,7 +47,7 @@ class TrajectorySettings:
     """
 
     format: str = "extxyz"
-    atoms: tuple[int, ...] | None = None
+    atoms: Sequence[int] | None = None
     velocities: bool = False
     forces: bool = False
     precision: int | str | None = None

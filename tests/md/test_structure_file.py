@@ -65,6 +65,19 @@ def test_lammps_data(tmp_path):
     assert atoms.pbc.all()
 
 
+def test_lammps_data_as_ase_writes_it(salt, tmp_path):
+    path = tmp_path / "data.salt"
+    salt.set_cell(salt.cell.standard_form()[0], scale_atoms=True)  # as LAMMPS wants its cells
+    salt.set_momenta(np.random.default_rng(0).normal(size=(4, 3)))
+    ase.io.write(path, salt, format="lammps-data", masses=True, velocities=True)
+    atoms = structure_file.read(path)
+    assert atoms.get_chemical_symbols() == salt.get_chemical_symbols()
+    np.testing.assert_allclose(atoms.cell.array, salt.cell.array, atol=1e-9)
+    moved = (atoms.positions - salt.positions) @ np.linalg.inv(salt.cell.array)
+    np.testing.assert_allclose(moved, np.round(moved), atol=1e-9)
+    np.testing.assert_allclose(atoms.get_velocities(), salt.get_velocities(), rtol=1e-6)
+
+
 def test_lammps_types_get_the_elements_that_are_given(tmp_path):
     path = tmp_path / "data.lj"
     path.write_text(DATA.format(masses="\nMasses\n\n1 1.5\n2 1.5\n"))
