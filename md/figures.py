@@ -1,38 +1,138 @@
-"""Figures of a run: temperature, energies and conserved quantity against time."""
+"""Figures of a run: its log against time, and its distributions and correlations."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+Table = Mapping[str, np.ndarray]
+
+_WIDTH, _HEIGHT = 5.5, 2.2  # of a panel, inches
+
 
 def draw(
-    log: dict[str, np.ndarray], path: Path, *, atoms: int, temperature_K: float | None
+    log: Table,
+    path: Path,
+    *,
+    atoms: int,
+    temperature_K: float | None = None,
+    tables: Mapping[str, Table] | None = None,
 ) -> None:
-    """Write a PNG with three panels from the columns of a log."""
+    """Write a PNG: on the left the log against time, on the right what observables found.
+
+    Temperature, energies and conserved quantity are always there; pressure and volume where the
+    cell moves. Of the tables, those are drawn that :mod:`md.distributions` and
+    :mod:`md.correlations` make.
+
+    Args:
+        log: columns of the log.
+        path: of the file.
+        atoms: number of atoms, by which energies are divided.
+        temperature_K: of the bath, where the log has no column for it.
+        tables: results of observables by name.
+    """
     # not pyplot: it would take hold of a display and of the user's own figures
     from matplotlib.figure import Figure
 
-    time_ps = log["time_fs"] / 1000
-    figure = Figure(figsize=(7, 7), layout="constrained")
-    thermal, potential, conserved = figure.subplots(3, sharex=True)
-
-    thermal.plot(time_ps, log["temperature_K"], lw=0.8)
-    if temperature_K is not None:
-        thermal.axhline(temperature_K, color="k", ls="--", lw=0.8)
-    thermal.set_ylabel("temperature (K)")
-
-    def per_atom(values: np.ndarray) -> np.ndarray:
-        return 1000 * (values - values[0]) / atoms
-
-    total = log["potential_eV"] + log["kinetic_eV"]
-    potential.plot(time_ps, per_atom(log["potential_eV"]), lw=0.8, label="potential")
-    potential.plot(time_ps, per_atom(total), lw=0.8, label="potential + kinetic")
-    potential.set_ylabel("energy − start (meV/atom)")
-    potential.legend(frameon=False)
-
-    conserved.plot(time_ps, per_atom(log["conserved_eV"]), lw=0.8)
-    conserved.set_ylabel("conserved − start (meV/atom)")
-    conserved.set_xlabel("time (ps)")
+    left = [_temperature, _energies, _conserved]
+    if "target_pressure_GPa" in log or len(np.unique(log["volume_A3"])) > 1:
+        left += [_pressure, _volume]
+    right = [(table, kind) for table in (tables or {}).values() if (kind := _kind(table))]
+    columns, rows = 1 + bool(right), max(len(left), len(right))
+    figure = Figure(figsize=(_WIDTH * columns, _HEIGHT * rows + 0.5), layout="constrained")
+    grid = figure.add_gridspec(rows, columns)
+    axes: Any = None
+    for row, panel in enumerate(left):
+        axes = figure.add_subplot(grid[row, 0], sharex=axes)
+        panel(axes, log, atoms)
+        axes.tick_params(labelbottom=row == len(left) - 1)
+    axes.set_xlabel("time (ps)")
+    if temperature_K is not None and "target_temperature_K" not in log:
+        figure.axes[0].axhline(temperature_K, color="k", ls="--", lw=0.8)
+    for row, (table, kind) in enumerate(right):
+        kind.draw(figure.add_subplot(grid[row, 1]), table)
     figure.savefig(path, dpi=150)
+
+
+def _time_ps(log: Table) -> np.ndarray:
+    return np.asarray(log["time_fs"]) / 1000
+
+
+def _temperature(axes: Any, log: Table, atoms: int) -> None:
+    axes.plot(_time_ps(log), log["temperature_K"], lw=0.8)
+    _target(axes, log, "target_temperature_K")
+    axes.set_ylabel("temperature (K)")
+
+
+def _energies(axes: Any, log: Table, atoms: int) -> None:
+    total = log["potential_eV"] + log["kinetic_eV"]
+    axes.plot(_time_ps(log), _per_atom(log["potential_eV"], atoms), lw=0.8, label="potential")
+    axes.plot(_time_ps(log), _per_atom(total, atoms), lw=0.8, label="potential + kinetic")
+    axes.set_ylabel("energy − start\n(meV/atom)")
+    axes.legend(frameon=False)
+
+
+def _conserved(axes: Any, log: Table, atoms: int) -> None:
+    axes.plot(_time_ps(log), _per_atom(log["conserved_eV"], atoms), lw=0.8)
+    axes.set_ylabel("conserved − start\n(meV/atom)")
+
+
+def _pressure(axes: Any, log: Table, atoms: int) -> None:
+    axes.plot(_time_ps(log), log["pressure_GPa"], lw=0.8)
+    _target(axes, log, "target_pressure_GPa")
+    axes.set_ylabel("pressure (GPa)")
+
+
+def _volume(axes: Any, log: Table, atoms: int) -> None:
+    axes.plot(_time_ps(log), log["volume_A3"] / atoms, lw=0.8)
+    axes.set_ylabel("volume (Å³/atom)")
+
+
+def _target(axes: Any, log: Table, column: str) -> None:
+    if column in log:
+        axes.plot(_time_ps(log), log[column], color="k", ls="--", lw=0.8)
+
+
+def _per_atom(values: np.ndarray, atoms: int) -> np.ndarray:
+    return 1000 * (values - values[0]) / atoms
+
+
+@dataclasses.dataclass(frozen=True)
+class _Curves:
+    """One kind of table: curves of the columns that share a prefix."""
+
+    abscissa: str
+    prefix: str
+    xlabel: str
+    ylabel: str
+
+    def names(self, table: Table) -> list[str]:
+        if self.abscissa not in table:
+            return []
+        return [name for name in table if name.startswith(self.prefix)]
+
+    def draw(self, axes: Any, table: Table) -> None:
+        for name in self.names(table):
+            label = name.removeprefix(self.prefix)
+            for unit in ("_per_degree", "_per_THz", "_A2"):
+                label = label.removesuffix(unit)
+            axes.plot(table[self.abscissa], table[name], lw=0.8, label=label.replace("_", "–"))
+        axes.set(xlabel=self.xlabel, ylabel=self.ylabel)
+        axes.legend(frameon=False)
+
+
+_KINDS = (
+    _Curves("r_A", "g_", "distance (Å)", "g(r)"),
+    _Curves("r_A", "n_", "distance (Å)", "n(r)"),  # without a volume there is no g(r)
+    _Curves("angle_degree", "p_", "angle (°)", "density (1/°)"),
+    _Curves("frequency_THz", "vdos_", "frequency (THz)", "density of states (1/THz)"),
+    _Curves("time_fs", "msd_", "time (fs)", "msd (Å²)"),
+)
+
+
+def _kind(table: Table) -> _Curves | None:
+    return next((kind for kind in _KINDS if kind.names(table)), None)
