@@ -8,7 +8,8 @@ A folder holds, for each replica in a sub-folder ``replica-000`` ... where there
     final.extxyz            the last structure; last_good.extxyz where a run had to stop
 
 and, always in the folder itself, ``checkpoint.npz``. All that grows can be read while the run goes
-on. Files of an earlier run are moved into ``previous-1`` and so on.
+on. Files of an earlier run, and with them all tables and figures, are moved into ``previous-1`` and
+so on.
 """
 
 from __future__ import annotations
