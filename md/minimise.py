@@ -367,7 +367,7 @@ def _fire() -> Method:
 
 
 class BfgsMemory(NamedTuple):
-    """Attributes: optax's memory; the best point, its forces and enthalpy; how far to trust steps."""
+    """Attributes: optax's memory; the best point, its forces and enthalpy; the trust in steps."""
 
     pairs: Any
     best: Displacement

@@ -181,7 +181,7 @@ class _Run:
                         raise RelaxationError(
                             f"neighbour list still too small after {failures} growths"
                         )
-                    listed = self.grown(listed, new_list, state)
+                    listed = self.grown(listed, new_list, new_state)
                     continue
                 failures = 0
                 if faults or int(new_state.faults):
@@ -206,9 +206,13 @@ class _Run:
     def grown(
         self, before: NeighbourList, after: NeighbourList, state: Minimisation
     ) -> NeighbourList:
-        """A list for where a chunk started, with more room for what overflowed in it."""
+        """A list with more room for what overflowed in a chunk.
+
+        It is planned for the place of the overflow: the cell may have become much smaller since
+        the chunk began.
+        """
         overflowed = before.replace(faults=after.faults, required=after.required)
-        positions, cell = minimise.placed(self.problem, state.next)
+        positions, cell = minimise.placed(self.problem, state.last)
         return self.neighbour_functions.grow(overflowed, positions, cell, self.problem.species)
 
     def stop(self, before: Minimisation, after: Minimisation, files: Output) -> None:
