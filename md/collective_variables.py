@@ -180,7 +180,7 @@ class Coordinate:
     """Coordinate of an atom on its continuous path along a direction in space, Å."""
 
     atom: int
-    direction: tuple[float, float, float] = (0.0, 0.0, 1.0)
+    direction: Sequence[float | int] = (0.0, 0.0, 1.0)
     name: str = "coordinate_A"
     period: None = None
 

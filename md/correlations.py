@@ -115,7 +115,7 @@ class MeanSquaredDisplacement:
         return _compared(accumulators, now, state.step, self.every, compare)
 
     def result(self, accumulators: LagSums, timestep_fs: float) -> Table:
-        table = {"time_fs": np.arange(self.lags) * (self.every * timestep_fs)}
+        table = {"time_fs": np.arange(self.lags) * float(self.every * timestep_fs)}
         for symbol, values in _columns(accumulators).items():
             table[f"msd_{symbol}_A2"] = values
         return table
@@ -185,7 +185,7 @@ class VelocityAutocorrelation:
         return _compared(accumulators, now, state.step, self.every, compare)
 
     def result(self, accumulators: LagSums, timestep_fs: float) -> Table:
-        lag_fs = self.every * timestep_fs
+        lag_fs = float(self.every * timestep_fs)
         correlations = _columns(accumulators)
         table = {"time_fs": np.arange(self.lags) * lag_fs}
         for symbol, values in correlations.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations_with_replacement
 from typing import Any
 
@@ -82,7 +82,7 @@ class RadialDistribution:
     cutoff: Number
     bins: int = 200
     every: int = 10
-    pairs: tuple[tuple[str, str], ...] | None = None
+    pairs: Sequence[Sequence[str]] | None = None
     name: str = "rdf"
 
     def __post_init__(self) -> None:
@@ -194,7 +194,7 @@ class AngularDistribution:
     cutoff: Number | Mapping[tuple[str, str], Number] | Bonds
     bins: int = 180
     every: int = 10
-    triples: tuple[tuple[str, str, str], ...] | None = None
+    triples: Sequence[Sequence[str]] | None = None
     name: str = "adf"
 
     def __post_init__(self) -> None:
@@ -277,7 +277,7 @@ def _check_bins(name: str, bins: int) -> None:
         raise ValueError(f"{name}: bins must be at least 1, not {bins}")
 
 
-def _check_symbols(name: str, symbols: tuple[str, ...], species: tuple[str, ...]) -> None:
+def _check_symbols(name: str, symbols: Sequence[str], species: tuple[str, ...]) -> None:
     for symbol in symbols:
         if symbol not in species:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -64,14 +65,16 @@ class Metadynamics:
     Source: A. Barducci, G. Bussi and M. Parrinello, Phys. Rev. Lett. 100, 020603 (2008).
     """
 
-    variables: tuple[CollectiveVariable, ...] = struct.field(pytree_node=False)
-    widths: tuple[float, ...] = struct.field(pytree_node=False)
+    variables: Sequence[CollectiveVariable] = struct.field(pytree_node=False)
+    widths: Sequence[float | int] = struct.field(pytree_node=False)
     height: Float[Array, ""] | float
     every: int = struct.field(pytree_node=False)
     bias_factor: Float[Array, ""] | float | None = None
     temperature_K: Float[Array, ""] | float | None = None
 
     def __post_init__(self) -> None:
+        for field in ("variables", "widths"):
+            object.__setattr__(self, field, tuple(getattr(self, field)))
         names = [variable.name for variable in self.variables]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"metadynamics needs variables with different names, not {names}")

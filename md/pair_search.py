@@ -1,7 +1,7 @@
 """Pairs for observables that look farther than the potential does.
 
-Nothing is kept between two searches but the sizes, so an observable that looks every hundred steps
-costs the steps between nothing, neither time nor memory.
+Only sizes are kept between two searches, no list: an observable that looks at every hundredth step
+costs nothing at the others.
 """
 
 from __future__ import annotations

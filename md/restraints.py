@@ -142,13 +142,14 @@ class PlaneWall(Static):
         atoms: indices of the atoms that feel it; all unless given.
     """
 
-    normal: tuple[float, float, float] = struct.field(pytree_node=False)
+    normal: Sequence[float | int] = struct.field(pytree_node=False)
     offset: Number
     stiffness: Number
     atoms: Atoms = struct.field(pytree_node=False, default=None)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "atoms", _hashable(self.atoms))
+        object.__setattr__(self, "normal", _vector(self.normal, "normal"))
         if not np.linalg.norm(self.normal) > 0:
             raise ValueError(f"the normal {self.normal} of a wall has no length")
 
@@ -178,13 +179,14 @@ class SphereWall(Static):
         atoms: indices of the atoms that feel it; all unless given.
     """
 
-    centre: tuple[float, float, float] = struct.field(pytree_node=False)
+    centre: Sequence[float | int] = struct.field(pytree_node=False)
     radius: Number
     stiffness: Number
     atoms: Atoms = struct.field(pytree_node=False, default=None)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "atoms", _hashable(self.atoms))
+        object.__setattr__(self, "centre", _vector(self.centre, "centre"))
 
     def init(self, state: State) -> Array:
         return _members(state, self.atoms)
@@ -210,6 +212,12 @@ def _penalty(beyond: Array, chosen: Array, stiffness: Number) -> Array:
 
 def _hashable(atoms: Atoms) -> tuple[int, ...] | None:
     return None if atoms is None else tuple(int(index) for index in atoms)
+
+
+def _vector(values: Any, name: str) -> tuple[float, ...]:
+    if len(values) != 3:
+        raise ValueError(f"{name} must be three numbers, along x, y and z, not {values}")
+    return tuple(float(value) for value in values)
 
 
 def _members(state: State, atoms: Atoms) -> Array:

@@ -45,7 +45,7 @@ VARIABLES = {
     "distance": Distance(0, 3),
     "angle": Angle(0, 1, 2),
     "torsion": Torsion(0, 1, 2, 3),
-    "coordination": Coordination((0, 1), (1, 2, 3, 4), 2.0),
+    "coordination": Coordination([0, 1], np.arange(1, 5).tolist(), 2),
     "volume": Volume(),
     "coordinate": Coordinate(4, (1.0, 2.0, -1.0)),
     "function": VariableFunction(lambda positions, cell: jnp.sum(positions**2) / cell[0, 0]),
@@ -80,7 +80,7 @@ BIASES = {
     "lower wall": VariableWall(VARIABLES["distance"], 9.0, 1.5, side="lower"),
     "places": PositionRestraint(0.4, atoms=(1, 4), places=np.full((2, 3), 0.8)),
     "plane": PlaneWall((0.0, 1.0, 2.0), 1.0, 0.6, atoms=(0, 2, 3, 5)),
-    "sphere": SphereWall((1.0, 0.0, 2.0), 2.0, 0.5),
+    "sphere": SphereWall([1, 0, 2], 2.0, 0.5),
     "plain": BiasFunction(lambda positions, cell: jnp.sum(jnp.sin(positions)) + cell[1, 0] ** 2),
 }
 
@@ -190,6 +190,7 @@ def test_several_biases_add_up(state):
         (lambda: VariableWall(Torsion(0, 1, 2, 3), 1.0, 1.0), "no wall can limit it"),
         (lambda: VariableWall(Distance(0, 1), 1.0, 1.0, side="left"), '"upper" or "lower"'),
         (lambda: PlaneWall((0.0, 0.0, 0.0), 1.0, 1.0), "has no length"),
+        (lambda: SphereWall([0.0, 0.0], 1.0, 1.0), "centre must be three numbers"),
     ],
 )
 def test_settings_without_a_meaning_are_refused(build, message):
