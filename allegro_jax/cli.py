@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from allegro_jax import __version__, compilation_cache
 
 if TYPE_CHECKING:
-    from ase import Atoms
+    from md.commands import LoadedPotential
 
 DEBUG_VARIABLE = "ALLEGRO_JAX_DEBUG"
 
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", required=True, parser_class=_CommandParser
     )
-    for add in (_add_train, _add_evaluate, _add_md, _add_convert, _add_info, _add_benchmark):
+    for add in (_add_train, _add_evaluate, _add_dynamics, _add_convert, _add_info, _add_benchmark):
         add(commands)
     return parser
 
@@ -157,111 +157,22 @@ def _print_errors(errors: dict[str, Any]) -> None:
                 print(f"  {label:16} RMSE {rmse:10.3f}   MAE {mae:10.3f} {unit}")
 
 
-# -- md -------------------------------------------------------------------------------------------
+# -- md, relax, join ------------------------------------------------------------------------------
 
 
-def _add_md(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "md",
-        help="molecular dynamics",
-        description="Run molecular dynamics. Writes log.csv, a trajectory and the final state.",
-    )
-    parser.set_defaults(command=_md)
-    parser.add_argument("model", metavar="MODEL")
-    parser.add_argument("structure", metavar="STRUCTURE", help="a structure that ASE reads")
-    parser.add_argument(
-        "--ensemble",
-        required=True,
-        choices=("nve", "langevin", "nvt"),
-        help="constant energy, Langevin, or a chain of Nosé-Hoover thermostats",
-    )
-    group = parser.add_argument_group("the run")
-    group.add_argument(
-        "--temperature",
-        type=float,
-        metavar="K",
-        help="of the bath, and of velocities that are drawn",
-    )
-    group.add_argument("--timestep", type=float, required=True, metavar="FS", help="fs")
-    group.add_argument("--steps", type=int, required=True, metavar="N")
-    group.add_argument(
-        "--friction", type=float, metavar="1/FS", help="langevin: per fs (default: 0.01)"
-    )
-    group.add_argument(
-        "--time-constant", type=float, metavar="FS", help="nvt: fs (default: 100 time steps)"
-    )
-    group.add_argument(
-        "--velocities",
-        choices=("draw", "keep"),
-        default="draw",
-        help="at the start: from the Maxwell-Boltzmann distribution (default) or the file",
-    )
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="of velocities and noise")
-    group.add_argument(
-        "--restart",
-        action="store_true",
-        help="go on from the checkpoint in DIR; --steps counts those already done",
-    )
-    _add_dtype(group)
-    group = parser.add_argument_group("output")
-    group.add_argument("--output", required=True, metavar="DIR", help="folder of the results")
-    group.add_argument(
-        "--log-every", type=int, default=10, metavar="N", help="steps between lines (default: 10)"
-    )
-    group.add_argument(
-        "--trajectory-every",
-        type=int,
-        default=100,
-        metavar="N",
-        help="steps between frames (default: 100; 0: none)",
-    )
-    group.add_argument("--no-progress", action="store_true", help="show no progress bar")
-    group = parser.add_argument_group("performance")
-    group.add_argument(
-        "--skin",
-        type=float,
-        default=0.5,
-        metavar="A",
-        help="of the neighbour list, Å (default: 0.5)",
-    )
-    group.add_argument(
-        "--block-size", type=int, metavar="N", help="atoms evaluated at once (default: by size)"
-    )
+def _add_dynamics(commands: argparse._SubParsersAction) -> None:
+    from md import commands as engine
+
+    engine.add_commands(commands, _load_model)
 
 
-def _md(options: argparse.Namespace) -> None:
+def _load_model(path: str, dtype: str) -> LoadedPotential:
     from allegro_jax import model_file
-    from md.run import simulate
+    from md.commands import LoadedPotential
 
-    _set_precision(options.dtype)
-    model = model_file.load(options.model)
-    simulation = simulate(
-        model.potential,
-        _read_structure(options.structure),
-        steps=options.steps,
-        ensemble=options.ensemble,
-        temperature_K=options.temperature,
-        timestep_fs=options.timestep,
-        friction_per_fs=options.friction,
-        time_constant_fs=options.time_constant,
-        velocities=options.velocities,
-        seed=options.seed,
-        dtype=options.dtype,
-        output=options.output,
-        log_every=options.log_every,
-        trajectory_every=options.trajectory_every,
-        restart=options.restart,
-        skin=options.skin,
-        block_size=options.block_size,
-        shortest_distances=model.shortest_distance_table(),
-        progress=not options.no_progress,
-    )
-    log = simulation.log
-    print(
-        f"{log['step'][-1]} steps, {log['time_fs'][-1] / 1000:g} ps; mean temperature "
-        f"{log['temperature_K'].mean():.1f} K, drift of the conserved energy "
-        f"{1000 * (log['conserved_eV'][-1] - log['conserved_eV'][0]):.3f} meV; in {options.output}"
-    )
+    _set_precision(dtype)
+    model = model_file.load(path)
+    return LoadedPotential(model.potential, model.shortest_distance_table())
 
 
 # -- convert --------------------------------------------------------------------------------------
@@ -348,10 +259,11 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
 
 def _benchmark(options: argparse.Namespace) -> None:
     from allegro_jax import benchmark, model_file
+    from md import structure_file
 
     _set_precision(options.dtype)
     model = model_file.load(options.model)
-    atoms = _read_structure(options.structure) if options.structure else None
+    atoms = structure_file.read(options.structure) if options.structure else None
     figures = benchmark.benchmark(model, atoms, dtype=options.dtype)
     print(figures)
     _write_json(options.json, dataclasses.asdict(figures))
@@ -374,19 +286,6 @@ def _set_precision(dtype: str) -> None:
 
     if dtype == "float64":
         jax.config.update("jax_enable_x64", True)
-
-
-def _read_structure(path: str) -> Atoms:
-    """The last structure of a file."""
-    import ase.io
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        atoms = ase.io.read(path)
-    except Exception as error:  # ASE's readers raise what they like
-        raise ValueError(f"{path}: ASE cannot read it ({error or type(error).__name__})") from error
-    return atoms
 
 
 def _write_json(path: str | None, data: object) -> None:

@@ -1,28 +1,92 @@
-"""Molecular dynamics for any local potential, every step compiled. It knows nothing of Allegro."""
+"""Molecular dynamics for any local potential, every step compiled. It knows nothing of Allegro.
 
-from md.groups import Group
-from md.harmonic_lattice import HarmonicLattice
-from md.local_potential import LocalPotential
-from md.neighbours import NeighbourList, neighbour_list
-from md.pair_potentials import ZBL, LennardJones, Morse
-from md.run import Simulation, SimulationError, simulate
-from md.stages import Stage
-from md.state import State
-from md.sum_potential import Sum
+Names are imported when they are first used, so that a command line can show its help at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from md.correlations import (
+        MeanSquaredDisplacement,
+        VelocityAutocorrelation,
+        diffusion_coefficient,
+    )
+    from md.distributions import AngularDistribution, RadialDistribution
+    from md.groups import Group
+    from md.harmonic_lattice import HarmonicLattice
+    from md.local_potential import LocalPotential
+    from md.metadynamics import Metadynamics
+    from md.neighbours import NeighbourList, neighbour_list
+    from md.observable import UserObservable
+    from md.pair_potentials import ZBL, LennardJones, Morse
+    from md.relaxation import Relaxation, RelaxationError, relax
+    from md.run import Simulation, SimulationError, simulate
+    from md.stages import Stage
+    from md.state import State
+    from md.sum_potential import Sum
+    from md.trajectory import TrajectorySettings
 
 __all__ = [
-    "Group",
     "ZBL",
+    "AngularDistribution",
+    "Group",
     "HarmonicLattice",
     "LennardJones",
     "LocalPotential",
+    "MeanSquaredDisplacement",
+    "Metadynamics",
     "Morse",
     "NeighbourList",
+    "RadialDistribution",
+    "Relaxation",
+    "RelaxationError",
     "Simulation",
     "SimulationError",
     "Stage",
     "State",
     "Sum",
+    "TrajectorySettings",
+    "UserObservable",
+    "VelocityAutocorrelation",
+    "diffusion_coefficient",
     "neighbour_list",
+    "relax",
     "simulate",
 ]
+
+_HOMES = {
+    "ZBL": "md.pair_potentials",
+    "AngularDistribution": "md.distributions",
+    "Group": "md.groups",
+    "HarmonicLattice": "md.harmonic_lattice",
+    "LennardJones": "md.pair_potentials",
+    "LocalPotential": "md.local_potential",
+    "MeanSquaredDisplacement": "md.correlations",
+    "Metadynamics": "md.metadynamics",
+    "Morse": "md.pair_potentials",
+    "NeighbourList": "md.neighbours",
+    "RadialDistribution": "md.distributions",
+    "Relaxation": "md.relaxation",
+    "RelaxationError": "md.relaxation",
+    "Simulation": "md.run",
+    "SimulationError": "md.run",
+    "Stage": "md.stages",
+    "State": "md.state",
+    "Sum": "md.sum_potential",
+    "TrajectorySettings": "md.trajectory",
+    "UserObservable": "md.observable",
+    "VelocityAutocorrelation": "md.correlations",
+    "diffusion_coefficient": "md.correlations",
+    "neighbour_list": "md.neighbours",
+    "relax": "md.relaxation",
+    "simulate": "md.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

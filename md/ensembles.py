@@ -12,10 +12,6 @@ from jaxtyping import Array, Int
 from md import barostats, thermostats
 from md.integrators import Integrator, velocity_verlet
 
-NAMES = ("nve", "langevin", "nvt", "bussi", "npt", "mtk")
-WITH_BAROSTAT = ("npt", "mtk")
-COUPLINGS = ("isotropic", "anisotropic", "full")
-
 
 @struct.dataclass
 class Parameters:
@@ -82,10 +78,10 @@ def integrator(name: str, coupling: str, parameters: Parameters) -> Integrator:
     """The integrator of an ensemble.
 
     Args:
-        name: one of ``NAMES``: ``"nve"`` (velocity Verlet), ``"langevin"`` (BAOAB), ``"nvt"``
+        name: one of ``md.names.ENSEMBLES``: ``"nve"`` (velocity Verlet), ``"langevin"`` (BAOAB), ``"nvt"``
             (Nosé-Hoover chain), ``"bussi"`` (stochastic velocity rescaling), ``"npt"``
             (stochastic cell rescaling), ``"mtk"`` (Martyna, Tobias and Klein).
-        coupling: one of ``COUPLINGS``, what a barostat may change about the cell: its size, the
+        coupling: one of ``md.names.COUPLINGS``, what a barostat may change about the cell: its size, the
             lengths along the axes, or everything.
         parameters: of one step, of one replica.
     """

@@ -35,8 +35,8 @@ class Group:
     atoms: Any
     name: str = ""
     fixed: bool = False
-    velocity_A_per_fs: Sequence[Number] | None = None
-    force_eV_per_A: Sequence[Number] | None = None
+    velocity_A_per_fs: Any = None
+    force_eV_per_A: Any = None
     thermostat: bool = True
     temperature_K: Value | None = None
     friction_per_fs: Number | None = None

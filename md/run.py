@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
+from ase.constraints import FixAtoms
 
 from md import bias as biases
-from md import figures, neighbours, structures
+from md import figures, neighbours, relaxation, structures
 from md import replicas as copies
 from md.alarms import Limits
 from md.chunk import Carry, System
@@ -30,6 +31,9 @@ from md.state import State
 from md.trajectory import TrajectorySettings
 
 __all__ = ["Simulation", "SimulationError", "simulate"]
+
+_MINIMISE_FORCE = 0.05  # eV/Å
+_MINIMISE_STEPS = 500
 
 Number = float | int
 Table = dict[str, np.ndarray]
@@ -72,6 +76,7 @@ def simulate(
     *,
     groups: Sequence[Group] = (),
     bias: Any = None,
+    minimise: bool = False,
     observables: Sequence[Observable] = (),
     replicas: int | None = None,
     replica_temperatures_K: Any = None,
@@ -108,6 +113,8 @@ def simulate(
             directly instead: ``simulate(potential, atoms, steps=1000, ensemble="nve")``.
         groups: atoms that are treated apart, in stages that name no groups of their own.
         bias: extra energy, a function ``(positions, cell) -> eV`` or see :mod:`md.bias`.
+        minimise: relax the atoms first (:func:`md.relax`, without the bias), to 0.05 eV/Å or for
+            500 steps.
         observables: what to accumulate along the run (:mod:`md.observable`).
         replicas: number of copies that run side by side, each with its own noise.
         replica_temperatures_K: one for each replica, or the lowest and the highest of a geometric
@@ -164,6 +171,12 @@ def simulate(
         replicas=replicas,
         restart=restart,
     )
+    if minimise and not restart:
+        held = course[0].partition.group < 0
+        templates = tuple(
+            _relaxed(potential, template, held, precision, float(skin), block_size, progress)
+            for template in templates
+        )
     with jax.enable_x64(precision == "float64"), files:
         driver = Driver(
             system=System(
@@ -246,6 +259,33 @@ def _finish(driver: Driver, files: Output, carry: Carry, growths: int) -> Simula
         state=carry.state,
         neighbours=carry.neighbours,
     )
+
+
+def _relaxed(
+    potential: LocalPotential,
+    atoms: Atoms,
+    held: np.ndarray,
+    precision: str,
+    skin: float,
+    block_size: int | None,
+    progress: bool,
+) -> Atoms:
+    """A structure whose atoms, but for those held, have come near a minimum."""
+    free = atoms.copy()
+    free.set_constraint(FixAtoms(mask=held) if held.any() else None)
+    relaxed = relaxation.relax(
+        potential,
+        free,
+        force_tolerance=_MINIMISE_FORCE,
+        max_steps=_MINIMISE_STEPS,
+        skin=skin,
+        dtype=precision,
+        block_size=block_size,
+        progress=progress,
+    ).atoms
+    result = atoms.copy()
+    result.positions = relaxed.positions
+    return result
 
 
 def _stages(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
 
-from md import ensembles, units
+from md import names, units
 from md.ensembles import Course, Parameters
 from md.groups import Group, Number, Partition, Value, partition
 
@@ -74,6 +74,8 @@ class Stage:
     observe: bool = True
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "timestep_fs", float(self.timestep_fs))
+        object.__setattr__(self, "groups", tuple(self.groups))
         _check(self)
 
     @property
@@ -82,7 +84,7 @@ class Stage:
 
     @property
     def barostatted(self) -> bool:
-        return self.ensemble in ensembles.WITH_BAROSTAT
+        return self.ensemble in names.WITH_BAROSTAT
 
     @property
     def deformed(self) -> bool:
@@ -96,8 +98,8 @@ class Stage:
 def _check(stage: Stage) -> None:
     """Refuse what makes no sense, and whatever would be ignored."""
     name = stage.ensemble
-    if name not in ensembles.NAMES:
-        raise ValueError(f"ensemble must be one of {', '.join(ensembles.NAMES)}, not {name!r}")
+    if name not in names.ENSEMBLES:
+        raise ValueError(f"ensemble must be one of {', '.join(names.ENSEMBLES)}, not {name!r}")
     for field, least in (("steps", 0), ("remove_drift_every", 0), ("remove_rotation_every", 0)):
         if getattr(stage, field) < least:
             raise ValueError(f"{field} must be at least {least}, not {getattr(stage, field)}")
@@ -121,10 +123,8 @@ def _check(stage: Stage) -> None:
         if unused and getattr(stage, field) is not None:
             owner = belongs.get(field, "npt and mtk")
             raise ValueError(f"{field} belongs to {owner}; {name} has no use for it")
-    if stage.cell not in ensembles.COUPLINGS:
-        raise ValueError(
-            f"cell must be one of {', '.join(ensembles.COUPLINGS)}, not {stage.cell!r}"
-        )
+    if stage.cell not in names.COUPLINGS:
+        raise ValueError(f"cell must be one of {', '.join(names.COUPLINGS)}, not {stage.cell!r}")
     if stage.cell != "isotropic" and not stage.barostatted:
         raise ValueError(f"cell belongs to npt and mtk; {name} has no use for it")
     if stage.thermostatted and stage.temperature_K is None:

@@ -1,0 +1,451 @@
+"""Commands of the engine, for any program that knows how to read a potential: md, relax, join."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from md import names
+
+Value = float | tuple[Any, ...]
+
+
+class LoadedPotential(NamedTuple):
+    """What a program makes of a potential's file.
+
+    Attributes:
+        potential: a :class:`md.local_potential.LocalPotential`.
+        shortest_distances: [T, T] Å of its training data, or None.
+    """
+
+    potential: Any
+    shortest_distances: Any = None
+
+
+Loader = Callable[[str, str], LoadedPotential]
+"""``(path, dtype) -> LoadedPotential``: for files that are not YAML."""
+
+
+def add_commands(commands: argparse._SubParsersAction, load: Loader) -> None:
+    """Add md, relax and join to a program's commands."""
+    _add_md(commands, load)
+    _add_relax(commands, load)
+    _add_join(commands)
+
+
+def number_or_ramp(text: str) -> Value:
+    """``300``; ``300:1000``, from one to the other; ``1,2,3``, along x, y and z; or both."""
+    try:
+        ends = [
+            tuple(float(x) for x in end.split(",")) if "," in end else float(end)
+            for end in text.split(":")
+        ]
+    except ValueError:
+        ends = []
+    if len(ends) not in (1, 2):
+        raise argparse.ArgumentTypeError(f"write a number, or START:END, not {text!r}")
+    return ends[0] if len(ends) == 1 else tuple(ends)
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """``1,2,3``."""
+    try:
+        return tuple(float(x) for x in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"write numbers with commas, not {text!r}") from None
+
+
+def duration(text: str) -> float:
+    """Seconds, from ``3600`` or ``1:00:00`` or ``30:00``."""
+    try:
+        parts = [float(part) for part in text.split(":")]
+    except ValueError:
+        parts = []
+    if not 1 <= len(parts) <= 3:
+        raise argparse.ArgumentTypeError(f"write seconds, or H:MM:SS, not {text!r}")
+    return sum(part * 60**place for place, part in enumerate(reversed(parts)))
+
+
+# -- md -------------------------------------------------------------------------------------------
+
+# options that are words of md.simulate or md.Stage under another name
+_WORDS = {
+    "temperature": "temperature_K",
+    "timestep": "timestep_fs",
+    "friction": "friction_per_fs",
+    "time_constant": "time_constant_fs",
+    "pressure": "pressure_GPa",
+    "pressure_time_constant": "pressure_time_constant_fs",
+    "compressibility": "compressibility_per_GPa",
+    "strain_rate": "strain_rate_per_fs",
+    "replica_temperatures": "replica_temperatures_K",
+    "walltime": "walltime_s",
+    "maximum_temperature": "maximum_temperature_K",
+}
+_OWN = ("command", "model", "structure", "potential", "format", "species", "run_file", "fix",
+        "observe", "no_progress")  # fmt: skip
+
+
+def _add_md(commands: argparse._SubParsersAction, load: Loader) -> None:
+    parser = commands.add_parser(
+        "md",
+        help="molecular dynamics",
+        description="Run molecular dynamics. Writes log.csv, a trajectory, the final state, "
+        "checkpoints and figures. A pair START:END is a linear ramp.",
+    )
+    parser.set_defaults(command=lambda options: _md(options, load))
+    _add_inputs(parser)
+    group = parser.add_argument_group("the run")
+    add = group.add_argument
+    add(
+        "--run-file",
+        metavar="RUN.yaml",
+        help="stages, groups, observables, bias and all other settings; options here go before it",
+    )
+    add(
+        "--ensemble",
+        choices=names.ENSEMBLES,
+        help="constant energy (nve); temperature: langevin, Nosé-Hoover chains (nvt), stochastic "
+        "velocity rescaling (bussi); pressure: stochastic cell rescaling (npt), "
+        "Martyna-Tobias-Klein (mtk)",
+    )
+    add("--steps", type=int, metavar="N", help="number of time steps")
+    add("--timestep", type=float, metavar="FS", help="fs (default: 0.5)")
+    add(
+        "--temperature",
+        type=number_or_ramp,
+        metavar="K",
+        help="of the bath, and of velocities that are drawn",
+    )
+    add("--friction", type=float, metavar="1/FS", help="langevin: per fs (default: 0.01)")
+    add(
+        "--time-constant",
+        type=float,
+        metavar="FS",
+        help="other thermostats: fs (default: 100 time steps)",
+    )
+    add(
+        "--pressure",
+        type=number_or_ramp,
+        metavar="GPA",
+        help="npt, mtk: GPa; or three with commas, along x, y, z",
+    )
+    add(
+        "--cell",
+        choices=names.COUPLINGS,
+        help="npt, mtk: what may change: the size (default), lengths along x, y, z, or all",
+    )
+    add(
+        "--pressure-time-constant",
+        type=float,
+        metavar="FS",
+        help="npt, mtk: fs (default: 1000 time steps)",
+    )
+    add(
+        "--compressibility",
+        type=float,
+        metavar="1/GPA",
+        help="npt: a rough guess, for the time constant to mean what it says (default: 0.1)",
+    )
+    add(
+        "--strain-rate",
+        type=numbers,
+        metavar="X,Y,Z",
+        help="deform the cell, per fs; six numbers are xx,yy,zz,yz,xz,xy",
+    )
+    add("--fix", action="append", metavar="ATOMS", help="atoms that stay put: an element or 0:100")
+    add(
+        "--velocities",
+        choices=("draw", "keep"),
+        help="at the start: from the Maxwell-Boltzmann distribution (default) or the file",
+    )
+    add(
+        "--minimise",
+        action="store_const",
+        const=True,
+        help="relax the atoms first, to 0.05 eV/Å or for 500 steps",
+    )
+    add("--seed", type=int, metavar="N", help="of velocities and noise (default: 0)")
+    add("--replicas", type=int, metavar="N", help="copies that run side by side")
+    add(
+        "--replica-temperatures",
+        type=number_or_ramp,
+        metavar="LOW:HIGH",
+        help="of the replicas, K, in a geometric series; or one for each, with commas",
+    )
+    add("--exchange-every", type=int, metavar="N", help="steps between exchanges of replicas")
+    add(
+        "--restart",
+        action="store_const",
+        const=True,
+        help="go on from the checkpoint in DIR; --steps counts those already done",
+    )
+    add("--walltime", type=duration, metavar="H:MM:SS", help="stop in order before this has passed")
+    _add_dtype(group)
+    group = parser.add_argument_group("output")
+    add = group.add_argument
+    add("--output", metavar="DIR", help="folder of the results")
+    add("--log-every", type=int, metavar="N", help="steps between lines (default: 10)")
+    add(
+        "--trajectory-every",
+        type=int,
+        metavar="N",
+        help="steps between frames (default: 100; 0: none)",
+    )
+    add(
+        "--trajectory",
+        choices=names.TRAJECTORY_FORMATS,
+        help="format of the frames (default: extxyz)",
+    )
+    add(
+        "--observe",
+        nargs="+",
+        choices=names.OBSERVABLES,
+        metavar="WHAT",
+        help="rdf, adf (up to the potential's cutoff), msd, vacf (with the vibrational density of "
+        "states); a run file can say more",
+    )
+    add("--no-progress", action="store_true", help="show no progress bar")
+    group = parser.add_argument_group("performance and safety")
+    add = group.add_argument
+    add("--skin", type=float, metavar="A", help="of the neighbour list, Å (default: 0.5)")
+    add("--block-size", type=int, metavar="N", help="atoms evaluated at once (default: by size)")
+    add(
+        "--deterministic",
+        action="store_const",
+        const=True,
+        help="the same numbers bit for bit on accelerators too",
+    )
+    add(
+        "--maximum-temperature",
+        type=float,
+        metavar="K",
+        help="above which the run counts as exploded",
+    )
+
+
+def _md(options: argparse.Namespace, load: Loader) -> None:
+    from md import run_file
+    from md.run import simulate
+
+    dtype = options.dtype
+    words: dict[str, Any] = run_file.load(options.run_file) if options.run_file else {}
+    given = {
+        _WORDS.get(name, name): value
+        for name, value in vars(options).items()
+        if name not in _OWN and value is not None
+    }
+    if "stages" in words:
+        in_stages = sorted(set(given) & _stage_words())
+        if in_stages:
+            raise ValueError(
+                f"{options.run_file} has stages: say there what {', '.join(in_stages)} shall be"
+            )
+    words |= given
+    if "stages" not in words and "steps" not in words:
+        raise ValueError("say how long: --steps N, or --run-file with stages")
+    if "output" not in words:
+        raise ValueError("say where the results go: --output DIR")
+    loaded = load_potential(options, load, dtype)
+    if options.fix:
+        from md.groups import Group
+
+        fixed = [Group(atoms, name=f"fixed {atoms}", fixed=True) for atoms in options.fix]
+        words["groups"] = (*words.get("groups", ()), *fixed)
+    if options.observe:
+        words["observables"] = [
+            *words.get("observables", ()),
+            *_observables(options.observe, loaded.potential.cutoff),
+        ]
+    words.setdefault("shortest_distances", loaded.shortest_distances)
+    simulation = simulate(
+        loaded.potential, _structure(options), progress=not options.no_progress, **words
+    )
+    print(_summary(simulation, words["output"]))
+
+
+def _stage_words() -> set[str]:
+    import dataclasses
+
+    from md.stages import Stage
+
+    return {field.name for field in dataclasses.fields(Stage)}
+
+
+def _observables(chosen: list[str], cutoff: float) -> list[Any]:
+    from md.run_file import OBSERVABLES
+
+    return [
+        OBSERVABLES[name](**({"cutoff": cutoff} if name in ("rdf", "adf") else {}))
+        for name in dict.fromkeys(chosen)
+    ]
+
+
+def _summary(simulation: Any, output: Any) -> str:
+    log = simulation.log
+    drift = 1000 * (log["conserved_eV"][-1] - log["conserved_eV"][0])
+    words = (
+        f"{log['step'][-1]} steps, {log['time_fs'][-1] / 1000:g} ps; mean temperature "
+        f"{log['temperature_K'].mean():.1f} K, drift of the conserved energy {drift:.3f} meV; "
+        f"in {output}"
+    )
+    if simulation.acceptance is not None:
+        rates = ", ".join(f"{rate:.0%}" for rate in simulation.acceptance)
+        words += f"; exchanges accepted: {rates}"
+    if not simulation.complete:
+        words += "; the wall time ended before the run did: go on with --restart"
+    return words
+
+
+# -- relax ----------------------------------------------------------------------------------------
+
+
+def _add_relax(commands: argparse._SubParsersAction, load: Loader) -> None:
+    parser = commands.add_parser(
+        "relax",
+        help="relax a structure: its atoms, and its cell if asked to",
+        description="Move atoms to the nearest minimum of the energy, and the cell to a pressure. "
+        "Writes log.csv and final.extxyz.",
+    )
+    parser.set_defaults(command=lambda options: _relax(options, load))
+    _add_inputs(parser)
+    add = parser.add_argument
+    add("--method", choices=("fire", "lbfgs"), default="fire", help="default: fire")
+    add("--cell", choices=names.COUPLINGS, help="what the cell may do (default: nothing)")
+    add("--pressure", type=float, default=0.0, metavar="GPA", help="with --cell (default: 0)")
+    add(
+        "--force-tolerance",
+        type=float,
+        default=0.01,
+        metavar="EV/A",
+        help="of the largest force (default: 0.01)",
+    )
+    add(
+        "--stress-tolerance",
+        type=float,
+        default=0.05,
+        metavar="GPA",
+        help="of the largest component (default: 0.05)",
+    )
+    add("--max-steps", type=int, default=1000, metavar="N", help="default: 1000")
+    add("--output", required=True, metavar="DIR", help="folder of the results")
+    add(
+        "--trajectory-every",
+        type=int,
+        default=0,
+        metavar="N",
+        help="steps between frames (default: 0, none)",
+    )
+    add("--no-progress", action="store_true", help="show no progress bar")
+    _add_dtype(parser)
+
+
+def _relax(options: argparse.Namespace, load: Loader) -> None:
+    from md.relaxation import relax
+
+    loaded = load_potential(options, load, options.dtype)
+    result = relax(
+        loaded.potential,
+        _structure(options),
+        method=options.method,
+        cell=options.cell,
+        pressure_GPa=options.pressure,
+        force_tolerance=options.force_tolerance,
+        stress_tolerance_GPa=options.stress_tolerance,
+        max_steps=options.max_steps,
+        dtype=options.dtype,
+        output=options.output,
+        trajectory_every=options.trajectory_every,
+        progress=not options.no_progress,
+    )
+    energy, force = result.log["energy_eV"][-1], result.log["force_eV_per_A"][-1]
+    how = "relaxed" if result.converged else "NOT converged: give more --max-steps;"
+    print(
+        f"{how} after {result.steps} steps: energy {energy:.6f} eV, largest force "
+        f"{force:.4f} eV/Å; in {options.output}"
+    )
+
+
+# -- join -----------------------------------------------------------------------------------------
+
+
+def _add_join(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "join",
+        help="make one file of the trajectory that a killed run left in segments",
+        description="Join the closed segments of an h5md or traj trajectory. The segments stay, "
+        "so a run that is still going on, or is restarted, does not mind.",
+    )
+    parser.set_defaults(command=_join)
+    parser.add_argument("folder", metavar="DIR", help="folder of a run")
+
+
+def _join(options: argparse.Namespace) -> None:
+    from md.trajectory import join
+
+    for path in join(options.folder):
+        print(path)
+
+
+# -- shared ---------------------------------------------------------------------------------------
+
+
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="a model file, or a YAML file that describes a potential; not with --potential",
+    )
+    parser.add_argument("structure", metavar="STRUCTURE", help="a structure that ASE reads")
+    parser.add_argument(
+        "--potential",
+        metavar="MODULE:FUNCTION",
+        help="a Python function that returns the potential, instead of MODEL",
+    )
+    parser.add_argument("--format", metavar="NAME", help="of the structure, as ASE names it")
+    parser.add_argument(
+        "--species",
+        nargs="+",
+        metavar="TYPE=SYMBOL",
+        help="elements of the types in a LAMMPS data file",
+    )
+
+
+def _add_dtype(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float64"),
+        default="float32",
+        help="precision of the arithmetic (default: float32)",
+    )
+
+
+def load_potential(options: argparse.Namespace, load: Loader, dtype: str) -> LoadedPotential:
+    """The potential that the options name: a function, a YAML file, or the program's own kind."""
+    from md import potential_file
+
+    if options.potential is not None:
+        if options.model is not None:
+            raise ValueError("give either MODEL or --potential, not both")
+        return LoadedPotential(potential_file.from_import(options.potential))
+    if options.model is None:
+        raise ValueError("give MODEL and STRUCTURE, or --potential MODULE:FUNCTION and STRUCTURE")
+    if Path(options.model).suffix in (".yaml", ".yml"):
+        return LoadedPotential(potential_file.load(options.model, dtype=dtype))
+    return load(options.model, dtype)
+
+
+def _structure(options: argparse.Namespace) -> Any:
+    from md import structure_file
+
+    species = None
+    if options.species:
+        try:
+            pairs = [pair.split("=", 1) for pair in options.species]
+            species = {int(number): symbol for number, symbol in pairs}
+        except ValueError:
+            raise ValueError("--species: write TYPE=SYMBOL, for example 1=Li 2=O") from None
+    return structure_file.read(options.structure, options.format, species)

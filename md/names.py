@@ -1,0 +1,7 @@
+"""The names that users choose from. Imports nothing, so that a command line can list them."""
+
+ENSEMBLES = ("nve", "langevin", "nvt", "bussi", "npt", "mtk")
+WITH_BAROSTAT = ("npt", "mtk")
+COUPLINGS = ("isotropic", "anisotropic", "full")
+TRAJECTORY_FORMATS = ("extxyz", "h5md", "traj")
+OBSERVABLES = ("rdf", "adf", "msd", "vacf")
