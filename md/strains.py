@@ -6,7 +6,6 @@ positions and lattice vectors are strained alike, fractional coordinates and ima
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import jax.numpy as jnp
@@ -41,15 +40,28 @@ def matrix_product(a: Matrix, b: Matrix) -> Matrix:
     return jnp.sum(a[:, :, None] * b[None, :, :], axis=1)
 
 
+def exponential_less_one(strain: Matrix, coupling: Coupling) -> Matrix:
+    """e^ε − 1, of a strain as :func:`projected` gives it."""
+    if coupling == "full":
+        return matrix_product(strain, mean_exponential(strain, coupling))
+    return jnp.diag(jnp.expm1(jnp.diagonal(strain)))
+
+
 def mean_exponential(strain: Matrix, coupling: Coupling) -> Matrix:
     """∫₀¹ e^(sε) ds = (e^ε − 1)/ε, of a strain as :func:`projected` gives it."""
+    if coupling != "full":
+        return jnp.diag(mean_growth(jnp.diagonal(strain)))
     one = jnp.eye(3, dtype=strain.dtype)
-    return _series(strain, one, _product(coupling))
+    result = one
+    for k in range(_TERMS, 1, -1):
+        result = one + matrix_product(strain, result) / k
+    return result
 
 
-def mean_growth(exponent: Float[Array, ""]) -> Float[Array, ""]:
-    """∫₀¹ e^(sx) ds = (e^x − 1)/x, of a number."""
-    return _series(exponent, jnp.ones_like(exponent), jnp.multiply)
+def mean_growth(exponent: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """∫₀¹ e^(sx) ds = (e^x − 1)/x, of numbers."""
+    nothing = exponent == 0
+    return jnp.where(nothing, 1, jnp.expm1(exponent) / jnp.where(nothing, 1, exponent))
 
 
 def strained(
@@ -57,17 +69,4 @@ def strained(
 ) -> Float[Array, "rows 3"]:
     """vectors · e^ε."""
     # the change by itself: small strains would lose their digits in 1 + ε
-    change = _product(coupling)(strain, mean_exponential(strain, coupling))
-    return vectors + lattice_vector(vectors, change)
-
-
-def _product(coupling: Coupling) -> Callable[[Array, Array], Array]:
-    """The product of two strains; of diagonal ones it is that of their elements."""
-    return matrix_product if coupling == "full" else jnp.multiply
-
-
-def _series(x: Array, one: Array, multiply: Callable[[Array, Array], Array]) -> Array:
-    result = one
-    for k in range(_TERMS, 1, -1):
-        result = one + multiply(x, result) / k
-    return result
+    return vectors + lattice_vector(vectors, exponential_less_one(strain, coupling))

@@ -42,6 +42,11 @@ BAROSTATS = [
     for barostat in (RESCALING, PISTON)
     for c in COUPLINGS
 ]
+# The anisotropic ones share all their code with the two others.
+LONG_RUNS = [
+    pytest.param(*p.values, id=p.id, marks=[pytest.mark.nightly] if "-aniso" in p.id else [])
+    for p in BAROSTATS
+]
 
 
 @pytest.fixture(autouse=True)
@@ -201,16 +206,17 @@ def quadrature(coupling, freedom, observables):
 
 
 @pytest.mark.physical
-@pytest.mark.parametrize("barostat", BAROSTATS)
+@pytest.mark.slow
+@pytest.mark.parametrize("barostat", LONG_RUNS)
 def test_cells_are_distributed_as_they_should(barostat):
     coupling = barostat.keywords["coupling"]
-    states = replicated(in_cell(), 64, TEMPERATURE, remove_drift=False)
+    states = replicated(in_cell(), 48, TEMPERATURE, remove_drift=False)
     numbers = bath(barostat, 1.0)
     _, (kinetic, lengths, principal) = run_replicas(
-        barostat, elastic_gas, states, numbers, 40, 200, stretches
+        barostat, elastic_gas, states, numbers, 36, 150, stretches
     )
-    kinetic = kinetic[:, 10:]
-    samples = (principal if coupling == "full" else lengths)[:, 10:]
+    kinetic = kinetic[:, 8:]
+    samples = (principal if coupling == "full" else lengths)[:, 8:]
     observables = [
         lambda x: x.sum(axis=-1),
         lambda x: x.sum(axis=-1) ** 2,
@@ -221,7 +227,7 @@ def test_cells_are_distributed_as_they_should(barostat):
         means = f(samples).mean(axis=1)  # of each replica
         error = means.std() / np.sqrt(len(means))
         assert means.mean() == pytest.approx(value, abs=4 * error + 1e-9)
-        assert error < 0.1 * max(abs(value), 0.05)
+        assert error < 0.15 * max(abs(value), 0.05)
     energy = kinetic.ravel() / THERMAL
     assert stats.kstest(energy, stats.gamma(1.5 * ATOMS).cdf).pvalue > 1e-3
 
