@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 
@@ -64,3 +66,19 @@ class LocalPotential(Protocol):
         Values and gradients are finite in padded rows and slots.
         """
         ...
+
+
+def precision_of(potential: Any) -> str:
+    """``"float32"`` or whatever else the weights of a potential are; float32 where it has none."""
+    kinds = [jnp.result_type(leaf) for leaf in jax.tree.leaves(potential)]
+    return next((kind.name for kind in kinds if jnp.issubdtype(kind, jnp.floating)), "float32")
+
+
+def with_precision(potential: Any, precision: str) -> Any:
+    """The same potential (or any pytree) with its floating leaves in another precision."""
+
+    def cast(leaf: Any) -> Any:
+        floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+        return jnp.asarray(leaf, precision) if floating else leaf
+
+    return jax.tree.map(cast, potential)

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from md import minimise, structures, units
 from md.faults import GROWABLE, Fault
-from md.local_potential import LocalPotential
+from md.local_potential import LocalPotential, precision_of, with_precision
 from md.minimise import CELLS, METHODS, Line, Minimisation, Problem
 from md.neighbours import NeighbourFunctions, NeighbourList, neighbour_list
 from md.output import FINAL, LAST_GOOD, Output
@@ -100,7 +100,7 @@ def relax(
         ValueError: for arguments or structures that make no sense; one readable line.
         RelaxationError: if an energy or force is not finite.
     """
-    precision = jnp.dtype(dtype or _precision_of(potential)).name
+    precision = jnp.dtype(dtype or precision_of(potential)).name
     _check(atoms, method, cell, precision)
     for name, value, least in (
         ("max_steps", max_steps, 0),
@@ -116,8 +116,8 @@ def relax(
         )
     with jax.enable_x64(True) if precision == "float64" else contextlib.nullcontext():
         run = _Run(
-            potential=_cast(potential, precision),
-            problem=_problem(
+            potential=with_precision(potential, precision),
+            problem=problem_of(
                 atoms,
                 potential.species,
                 cell,
@@ -291,7 +291,7 @@ def _check(atoms: Atoms, method: str, cell: str | None, precision: str) -> None:
             )
 
 
-def _problem(
+def problem_of(
     atoms: Atoms, species: tuple[str, ...], shape: str | None, precision: str, **numbers: Any
 ) -> Problem:
     """The problem in arrays; positions are wrapped in float64, to keep digits."""
@@ -312,18 +312,6 @@ def _problem(
             for name, value in (numbers | {"length": length}).items()
         },
     )
-
-
-def _precision_of(potential: LocalPotential) -> Any:
-    floats = [x for x in jax.tree.leaves(potential) if jnp.issubdtype(x.dtype, jnp.floating)]
-    return floats[0].dtype if floats else jnp.float32
-
-
-def _cast(potential: Any, precision: str) -> Any:
-    def cast(x: Any) -> Any:
-        return jnp.asarray(x, precision) if jnp.issubdtype(x.dtype, jnp.floating) else x
-
-    return jax.tree.map(cast, potential)
 
 
 @contextlib.contextmanager

@@ -229,6 +229,21 @@ def test_sums_of_directed_cutoffs_and_references():
         Sum.create(lennard_jones(), ZBL.create(("Kr", "Ar"), 1.0, 2.0))
 
 
+def test_a_learned_potential_takes_a_repulsion(tiny_model, water):
+    """A sum with weights of a network: what each gives alone, and it compiles."""
+    learned = tiny_model.potential
+    nuclei = ZBL.create(learned.species, 0.5, 3.0)
+    total = Sum.create(learned, nuclei)
+    assert total.reference_energies == learned.reference_energies and not total.pairwise
+    positions, cell = jnp.asarray(water.positions, jnp.float32), jnp.eye(3)
+    species = jnp.asarray([learned.species.index(symbol) for symbol in water.symbols])
+    pairs = neighbour_list(False, total.cutoff).allocate(positions, cell, species)
+    both, first, second = (
+        compiled(p, positions, cell, species, pairs).forces for p in (total, learned, nuclei)
+    )
+    np.testing.assert_allclose(both, first + second, atol=2e-5 * np.abs(both).max())
+
+
 @pytest.mark.parametrize(("structure", "bonds"), [("sc", 6), ("bcc", 8), ("fcc", 12)])
 def test_lattices_have_their_bonds(structure, bonds):
     lattice = HarmonicLattice.crystal(("Cu",), structure, 3.6, 1.0)

@@ -19,7 +19,7 @@ from scipy.optimize import minimize_scalar
 from md import LennardJones, minimise, units
 from md.evaluation import evaluate
 from md.neighbours import neighbour_list
-from md.relaxation import RelaxationError, _problem, relax
+from md.relaxation import RelaxationError, problem_of, relax
 
 EPSILON, SIGMA, CUTOFF = 0.0104, 3.4, 8.5
 
@@ -84,6 +84,7 @@ def test_crystal_finds_its_lattice_constant(argon, method, cell):
     assert found.log["pressure_GPa"][-1] == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_cell_under_pressure_against_ase(argon):
     pressure = 0.5
     start = bulk("Ar", cubic=True, a=5.5)  # of four atoms: ASE's potential takes its time
@@ -120,7 +121,7 @@ def test_forces_are_slopes_of_the_enthalpy(argon):
     """Also where the cell is strained already, and under pressure."""
     atoms, rng = rattled(), np.random.default_rng(0)
     with jax.enable_x64(True):
-        problem = _problem(
+        problem = problem_of(
             atoms, ("Ar",), "full", "float64", pressure=0.01, force_tolerance=0, stress_tolerance=0
         )
 
@@ -161,6 +162,7 @@ def test_fixed_atoms_stay(argon, cell):
     assert np.abs(found.get_forces(apply_constraint=False)[held]).max() > 0.01
 
 
+@pytest.mark.slow
 def test_a_collapsing_cell_grows_its_list(argon):
     """Starting from beyond the spinodal, where the curvature is negative."""
     found = relax(
