@@ -17,9 +17,10 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from md import minimise, structures, units
+from md.descent import METHODS
 from md.faults import GROWABLE, Fault
 from md.local_potential import LocalPotential, precision_of, with_precision
-from md.minimise import CELLS, METHODS, Line, Minimisation, Problem
+from md.minimise import CELLS, Line, Minimisation, Problem
 from md.neighbours import NeighbourFunctions, NeighbourList, neighbour_list
 from md.output import FINAL, LAST_GOOD, Output
 from md.trajectory import TrajectorySettings

@@ -16,7 +16,7 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 from scipy.optimize import minimize_scalar
 
-from md import LennardJones, minimise, units
+from md import LennardJones, descent, minimise, units
 from md.evaluation import evaluate
 from md.neighbours import neighbour_list
 from md.relaxation import RelaxationError, problem_of, relax
@@ -128,7 +128,7 @@ def test_forces_are_slopes_of_the_enthalpy(argon):
         def random(scale):
             strain = rng.normal(size=(3, 3)) * scale * float(problem.length)
             moves = rng.normal(size=(len(atoms), 3)) * scale
-            return minimise.Displacement(jnp.asarray(moves), jnp.asarray(strain + strain.T))
+            return descent.Displacement(jnp.asarray(moves), jnp.asarray(strain + strain.T))
 
         here, direction = random(0.02), random(1e-6)
         functions = neighbour_list(True, CUTOFF, 0.5)
@@ -142,10 +142,10 @@ def test_forces_are_slopes_of_the_enthalpy(argon):
             return value.high + value.low, minimise.downhill(problem, displacement, cell, found)
 
         _, forces = at(here)
-        above, _ = at(minimise.plus(here, direction))
-        below, _ = at(minimise.minus(here, direction))
+        above, _ = at(descent.plus(here, direction))
+        below, _ = at(descent.minus(here, direction))
         slope = float(above - below) / 2
-        assert -float(minimise.dot(forces, direction)) == pytest.approx(slope, rel=1e-6)
+        assert -float(descent.dot(forces, direction)) == pytest.approx(slope, rel=1e-6)
 
 
 @pytest.mark.parametrize("cell", [None, "isotropic"])
