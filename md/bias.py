@@ -186,11 +186,13 @@ def forces(
         return bias.energy(variables, positions, cell, state.pbc)
 
     value, (g_positions, g_cell) = jax.value_and_grad(energy, argnums=(0, 1))(positions, state.cell)
-    virial = sum(
-        jnp.einsum("ni,nj->ij", r, g, precision=lax.Precision.HIGHEST)
-        for r, g in ((positions, g_positions), (state.cell, g_cell))
-    )
+    virial = _outer(positions, g_positions) + _outer(state.cell, g_cell)
     return value, -g_positions, virial
+
+
+def _outer(vectors: Float[Array, "n 3"], gradients: Float[Array, "n 3"]) -> Float[Array, "3 3"]:
+    """Σ r ⊗ g."""
+    return jnp.einsum("ni,nj->ij", vectors, gradients, precision=lax.Precision.HIGHEST)
 
 
 def _name(function: Any) -> str:

@@ -22,7 +22,8 @@ from md.summation import TwoFloat
 from md.tallies import Tally
 
 Number = float | int
-Bonds = tuple[tuple[str, str, float], ...]
+Symbols = str | Sequence[str]
+Bonds = tuple[tuple[Symbols, Number], ...]
 
 _VALUES_PER_BLOCK = 2**20
 
@@ -75,14 +76,15 @@ class RadialDistribution:
         cutoff: Å.
         bins: number of bins.
         every: steps between two looks.
-        pairs: pairs of symbols; all pairs of species that are there unless given.
+        pairs: pairs of symbols, ``("Li", "O")`` or ``"Li-O"``; all pairs of species that are there
+            unless given.
         name: of the table.
     """
 
     cutoff: Number
     bins: int = 200
     every: int = 10
-    pairs: Sequence[Sequence[str]] | None = None
+    pairs: Sequence[Symbols] | None = None
     name: str = "rdf"
 
     def __post_init__(self) -> None:
@@ -91,7 +93,7 @@ class RadialDistribution:
         if not self.cutoff > 0:
             raise ValueError(f"{self.name}: cutoff must be positive, not {self.cutoff}")
         if self.pairs is not None:
-            object.__setattr__(self, "pairs", tuple((a, b) for a, b in self.pairs))
+            object.__setattr__(self, "pairs", tuple(_symbols(pair, 2) for pair in self.pairs))
 
     def init(self, state: State, neighbours: NeighbourList, species: tuple[str, ...]) -> PairCounts:
         for pair in self.pairs or ():
@@ -150,12 +152,12 @@ class RadialDistribution:
             table[f"n_{a}_{b}"] = np.cumsum(around)
         return table
 
-    def _pairs(self, accumulators: PairCounts) -> tuple[tuple[str, str], ...]:
+    def _pairs(self, accumulators: PairCounts) -> list[tuple[str, ...]]:
         if self.pairs is not None:
-            return self.pairs
+            return [_symbols(pair, 2) for pair in self.pairs]
         facts = zip(accumulators.species, accumulators.atoms, strict=True)
         present = [symbol for symbol, atoms in facts if atoms]
-        return tuple(combinations_with_replacement(present, 2))
+        return list(combinations_with_replacement(present, 2))
 
 
 @struct.dataclass
@@ -184,32 +186,31 @@ class AngularDistribution:
 
     Attributes:
         cutoff: length in Å below which two atoms are bonded; or a mapping from pairs of symbols to
-            lengths, ``{("Si", "O"): 2.1}``, pairs not named being unbonded.
+            lengths, ``{("Si", "O"): 2.1}`` or ``{"Si-O": 2.1}``, pairs not named being unbonded.
         bins: number of bins from 0° to 180°.
         every: steps between two looks.
-        triples: symbols (A, B, C) with the centre in the middle; all that were met unless given.
+        triples: symbols (A, B, C) or "A-B-C" with the centre in the middle; all that were met
+            unless given.
         name: of the table.
     """
 
-    cutoff: Number | Mapping[tuple[str, str], Number] | Bonds
+    cutoff: Number | Mapping[Symbols, Number] | Bonds
     bins: int = 180
     every: int = 10
-    triples: Sequence[Sequence[str]] | None = None
+    triples: Sequence[Symbols] | None = None
     name: str = "adf"
 
     def __post_init__(self) -> None:
         check_settings(self.name, self.every)
         _check_bins(self.name, self.bins)
         if isinstance(self.cutoff, Mapping):
-            bonds = tuple((a, b, float(length)) for (a, b), length in self.cutoff.items())
+            bonds = tuple((_symbols(pair, 2), length) for pair, length in self.cutoff.items())
             object.__setattr__(self, "cutoff", bonds)
         if self.triples is not None:
-            object.__setattr__(self, "triples", tuple((a, b, c) for a, b, c in self.triples))
-        lengths = (
-            [self.cutoff]
-            if isinstance(self.cutoff, int | float)
-            else [length for *_, length in self.cutoff]
-        )
+            object.__setattr__(self, "triples", tuple(_symbols(one, 3) for one in self.triples))
+        lengths: list[Any] = [self.cutoff]
+        if not isinstance(self.cutoff, int | float):
+            lengths = list(dict(self.cutoff).values())
         if not lengths or not all(length > 0 for length in lengths):
             raise ValueError(f"{self.name}: cutoffs must be positive, not {lengths}")
 
@@ -218,21 +219,26 @@ class AngularDistribution:
     ) -> AngleCounts:
         for triple in self.triples or ():
             _check_symbols(self.name, triple, species)
-        types, table = len(species), None
-        if isinstance(self.cutoff, int | float):
-            cutoff = float(self.cutoff)
-        else:
-            lengths = np.zeros((types, types))
-            for a, b, length in self.cutoff:
-                _check_symbols(self.name, (a, b), species)
-                i, j = species.index(a), species.index(b)
-                lengths[i, j] = lengths[j, i] = length
-            cutoff, table = float(lengths.max()), tuple(map(tuple, lengths.tolist()))
+        lengths, types = self._lengths(species), len(species)
+        table = None
+        if not isinstance(self.cutoff, int | float):
+            table = tuple(tuple(row) for row in lengths.tolist())
         return AngleCounts(
             angles=tallies.empty_tally((types, types, types, self.bins)),
-            search=pair_search.allocate(state, cutoff, table),
+            search=pair_search.allocate(state, float(lengths.max()), table),
             species=species,
         )
+
+    def _lengths(self, species: tuple[str, ...]) -> np.ndarray:
+        """[T, T] longest bond between two species, Å; 0 where there are no bonds."""
+        if isinstance(self.cutoff, int | float):
+            return np.full((len(species),) * 2, float(self.cutoff))
+        lengths = np.zeros((len(species),) * 2)
+        for (a, b), length in dict(self.cutoff).items():
+            _check_symbols(self.name, (a, b), species)
+            i, j = species.index(a), species.index(b)
+            lengths[i, j] = lengths[j, i] = length
+        return lengths
 
     def update(
         self, accumulators: AngleCounts, state: State, neighbours: NeighbourList
@@ -262,7 +268,9 @@ class AngularDistribution:
         width = 180 / self.bins
         counts, symbols = tallies.counts(accumulators.angles), accumulators.species
         met = np.argwhere(counts.sum(axis=-1) > 0)
-        triples = self.triples or tuple((symbols[a], symbols[b], symbols[c]) for b, a, c in met)
+        triples: list[tuple[str, ...]] = [(symbols[a], symbols[b], symbols[c]) for b, a, c in met]
+        if self.triples is not None:
+            triples = [_symbols(one, 3) for one in self.triples]
         table = {"angle_degree": (np.arange(self.bins) + 0.5) * width}
         for a, b, c in triples:
             low, high = sorted((symbols.index(a), symbols.index(c)))
@@ -272,12 +280,22 @@ class AngularDistribution:
         return table
 
 
+def _symbols(given: Symbols, number: int) -> tuple[str, ...]:
+    """Symbols that belong together, from a sequence or from a string such as ``"Si-O"``."""
+    symbols = tuple(given.split("-") if isinstance(given, str) else given)
+    if len(symbols) != number:
+        raise ValueError(
+            f"{number} symbols are needed, such as {'-'.join('ABC'[:number])}, not {given!r}"
+        )
+    return symbols
+
+
 def _check_bins(name: str, bins: int) -> None:
     if bins < 1:
         raise ValueError(f"{name}: bins must be at least 1, not {bins}")
 
 
-def _check_symbols(name: str, symbols: Sequence[str], species: tuple[str, ...]) -> None:
+def _check_symbols(name: str, symbols: Symbols, species: tuple[str, ...]) -> None:
     for symbol in symbols:
         if symbol not in species:
             raise ValueError(

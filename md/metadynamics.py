@@ -140,7 +140,7 @@ class Metadynamics:
         def deposit(hills: Hills) -> tuple[Hills, Array]:
             place = self.values(bias.path(state), state.cell, state.pbc)
             height = jnp.asarray(self.height, place.dtype)
-            if self.bias_factor is not None:
+            if self.bias_factor is not None and self.temperature_K is not None:
                 scale = units.BOLTZMANN * self.temperature_K * (self.bias_factor - 1)
                 height = height * jnp.exp(-self._height_at(hills, place) / scale)
             # a hill without a place must not be lost silently: NaN stops the run

@@ -207,12 +207,12 @@ def test_settings_without_a_meaning_are_refused(build, message):
     ],
 )
 def test_atoms_that_are_not_there_are_refused(term, message, state):
-    with pytest.raises(ValueError, match=message):
+    with jax.enable_x64(True), pytest.raises(ValueError, match=message):
         term.init(state)
 
 
 def test_a_function_must_return_one_energy(state):
-    with pytest.raises(ValueError, match="must return one energy"):
+    with jax.enable_x64(True), pytest.raises(ValueError, match="must return one energy"):
         bias.forces(as_bias(lambda positions, cell: positions[:, 0]), None, state)
 
 

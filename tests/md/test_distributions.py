@@ -160,7 +160,7 @@ def test_angles_of_a_crystal():
 def test_bonds_between_named_pairs_only():
     """In rock salt each ion has six of the other kind: 12 right angles and 3 straight ones."""
     atoms = make_supercell(bulk("NaCl", "rocksalt", a=5.6), 2 * np.eye(3))
-    observable = AngularDistribution({("Na", "Cl"): 3.0}, 45)
+    observable = AngularDistribution({"Na-Cl": 3.0}, 45)
     table = measured(observable, atoms, ("Cl", "Na", "K"))
     assert set(table) == {"angle_degree", "p_Cl_Na_Cl_per_degree", "p_Na_Cl_Na_per_degree"}
     assert peaks(table, "p_Na_Cl_Na_per_degree") == {90.0: 0.8, 178.0: 0.2}
@@ -173,6 +173,7 @@ def test_bonds_between_named_pairs_only():
         (lambda: RadialDistribution(5.0, every=0), "every must be at least 1"),
         (lambda: RadialDistribution(5.0, name="../rdf"), "letters, digits"),
         (lambda: AngularDistribution({("Na", "Cl"): 0.0}), "cutoffs must be positive"),
+        (lambda: AngularDistribution(3.0, triples=("O-O",)), "3 symbols are needed"),
     ],
 )
 def test_settings_without_a_meaning_are_refused(observable, message):
