@@ -286,7 +286,7 @@ def run_chunk(
     """
 
     def step(inner):
-        done, carry, alarm = inner
+        done, carry, _ = inner
         carry = advance(program, system, course, carry)
         parameters = program.parameters(course, carry.state)
         alarms = program.per_replica(partial(check, system.limits))(carry.state, parameters)

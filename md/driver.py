@@ -289,10 +289,11 @@ class Driver:
         species = before.state.species
         capacities = lists.capacities
         for r in range(self.replicas or 1):
+            # sizes are planned where they turned out too small, not where the chunk began
             state, new, measured = (
-                (before.state, after.neighbours, after.accumulators)
+                (after.state, after.neighbours, after.accumulators)
                 if self.replicas is None
-                else replicas.unstack((before.state, after.neighbours, after.accumulators), r)
+                else replicas.unstack((after.state, after.neighbours, after.accumulators), r)
             )
             if int(new.faults):
                 place = state.positions, state.cell, state.species

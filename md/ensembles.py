@@ -78,11 +78,11 @@ def integrator(name: str, coupling: str, parameters: Parameters) -> Integrator:
     """The integrator of an ensemble.
 
     Args:
-        name: one of ``md.names.ENSEMBLES``: ``"nve"`` (velocity Verlet), ``"langevin"`` (BAOAB), ``"nvt"``
-            (Nosé-Hoover chain), ``"bussi"`` (stochastic velocity rescaling), ``"npt"``
+        name: one of ``md.names.ENSEMBLES``: ``"nve"`` (velocity Verlet), ``"langevin"`` (BAOAB),
+            ``"nvt"`` (Nosé-Hoover chain), ``"bussi"`` (stochastic velocity rescaling), ``"npt"``
             (stochastic cell rescaling), ``"mtk"`` (Martyna, Tobias and Klein).
-        coupling: one of ``md.names.COUPLINGS``, what a barostat may change about the cell: its size, the
-            lengths along the axes, or everything.
+        coupling: one of ``md.names.COUPLINGS``, what a barostat may change about the cell: its
+            size, the lengths along the axes, or everything.
         parameters: of one step, of one replica.
     """
     p = parameters

@@ -41,9 +41,7 @@ class ProgressMeter:
             disable=not shown,
         )
         name = "dynamics" if replicas is None else f"{replicas} replicas"
-        self._task = self._progress.add_task(
-            name, total=total, completed=done, status="compiling"
-        )
+        self._task = self._progress.add_task(name, total=total, completed=done, status="compiling")
         self._started: tuple[float, float] | None = None
         self._first_conserved: float | None = None
 

@@ -20,7 +20,7 @@ from md.alarms import Limits
 from md.chunk import Carry, System
 from md.driver import Driver, SimulationError
 from md.groups import Group
-from md.local_potential import LocalPotential
+from md.local_potential import LocalPotential, precision_of, with_precision
 from md.neighbours import NeighbourList
 from md.observable import Observable, check_names
 from md.observables import log_columns
@@ -180,8 +180,8 @@ def simulate(
     with jax.enable_x64(precision == "float64"), files:
         driver = Driver(
             system=System(
-                potential=_cast(potential, precision),
-                bias=None if bias is None else _cast(biases.as_bias(bias), precision),
+                potential=with_precision(potential, precision),
+                bias=None if bias is None else with_precision(biases.as_bias(bias), precision),
                 force=None,
                 limits=Limits(
                     temperature=float(
@@ -380,20 +380,10 @@ def _too_hot(
 
 
 def _precision(dtype: str | None, potential: LocalPotential) -> str:
-    floats = [x for x in jax.tree.leaves(potential) if jnp.issubdtype(x.dtype, jnp.floating)]
-    own = floats[0].dtype if floats else jnp.float32
-    precision = jnp.dtype(dtype or own).name
+    precision = jnp.dtype(dtype or precision_of(potential)).name
     if precision not in ("float32", "float64"):
         raise ValueError(f"dtype must be float32 or float64, not {precision}")
     return precision
-
-
-def _cast(tree: Any, precision: str) -> Any:
-    def cast(x: Any) -> Any:
-        floating = jnp.issubdtype(jnp.result_type(x), jnp.floating)
-        return jnp.asarray(x, precision) if floating else x
-
-    return jax.tree.map(cast, tree)
 
 
 def _default_chunk(atoms: Atoms) -> int:

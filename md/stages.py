@@ -375,7 +375,9 @@ def _freedom(stage: Stage, parted: Partition, biased: bool) -> np.ndarray:
     """
     atoms = parted.counts()
     total = 3.0 * atoms.sum()
-    outside = parted.held or parted.forced or biased or stage.ensemble == "langevin"
+    # baths that scale the velocities of one group and not of another move the centre of mass too
+    baths = stage.thermostatted and (stage.ensemble == "langevin" or len(parted.thermal) > 1)
+    outside = parted.held or parted.forced or biased or baths
     conserved = 0.0
     if not outside or stage.remove_drift_every:
         conserved += 3

@@ -150,7 +150,7 @@ def test_langevin_repeats_with_its_key_and_only_with_it():
     state = start(5)
     first, *_ = run(state, name, 1.0, 20)
     again, *_ = run(state, name, 1.0, 20)
-    other, *_ = run(state.replace(key=jax.random.key(9)), ensemble, 1.0, 20)
+    other, *_ = run(state.replace(key=jax.random.key(9)), name, 1.0, 20)
     np.testing.assert_array_equal(first.positions, again.positions)
     assert not np.allclose(first.positions, other.positions)
 

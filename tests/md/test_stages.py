@@ -118,7 +118,11 @@ def test_degrees_of_freedom():
     fixed = Group([0, 1], fixed=True)
     assert freedom(CRYSTAL, ensemble="bussi", groups=(fixed,), **bath) == [18]
     half = Group([0, 1, 2, 3], temperature_K=10, name="cold")
-    assert freedom(CRYSTAL, ensemble="bussi", groups=(half,), **bath) == [10.5, 10.5]
+    assert freedom(CRYSTAL, ensemble="bussi", groups=(half,), **bath) == [12, 12]
+    assert freedom(CRYSTAL, ensemble="bussi", groups=(half,), remove_drift_every=1, **bath) == [
+        10.5,
+        10.5,
+    ]
     water = Atoms("OHH", [[0, 0, 0], [0.8, 0.6, 0], [-0.8, 0.6, 0]])
     assert freedom(water, ensemble="bussi", remove_rotation_every=10, **bath) == pytest.approx([3])
 
