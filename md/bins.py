@@ -23,7 +23,7 @@ from md.cells import Periodicity
 from md.faults import Fault
 
 _MARGIN = 1 + 1e-4  # of bins over the cutoff, for the rounding of fractional coordinates in float32
-_CANDIDATES_PER_BLOCK = 2**18
+_CANDIDATES_PER_BLOCK = 2**20  # tens of MiB; XLA uses one core for each of several blocks
 _LARGEST_SHIFT = 127  # that an int8 holds
 _WORD = 24  # bits
 
@@ -271,8 +271,9 @@ def search(
         index, shift, count = _neighbours_of(rows, bins, cell, species, reach, capacities)
         return index, shift.astype(jnp.int8), count, jnp.max(jnp.abs(shift))
 
-    size = min(n, max(1, _CANDIDATES_PER_BLOCK // candidates_per_atom(capacities)))
-    blocks = -(-n // size)
+    blocks = ceil(n * candidates_per_atom(capacities) / _CANDIDATES_PER_BLOCK)
+    size = ceil(n / blocks)
+    blocks = ceil(n / size)
     rows = jnp.minimum(jnp.arange(blocks * size, dtype=jnp.int32), n - 1).reshape(blocks, size)
     index, shift, count, farthest = jax.lax.map(block, rows)
     required = Required(jnp.max(count), bins.occupancy)

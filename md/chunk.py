@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from md import bias, cells, ensembles, observables, pair_search, replicas, summation
+from md import bias, cells, ensembles, names, observables, pair_search, replicas, summation
 from md.alarms import Alarm, Closest, Limits, check, closest_pair, first_alarm, no_alarm
 from md.ensembles import Course, Parameters
 from md.evaluation import evaluate
@@ -61,6 +61,11 @@ class Program:
         """Those of a state's step; of each replica."""
         parameters = course.at(jnp.ravel(state.step)[0])
         return replicas.on_ladder(parameters, state.rung) if self.replicated else parameters
+
+    @property
+    def needs_virial(self) -> bool:
+        """Whether something looks at the virial of every step, not just that of samples."""
+        return self.deformed or self.ensemble in names.WITH_BAROSTAT or len(self.observables) > 0
 
     def per_replica(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return jax.vmap(function) if self.replicated else function
@@ -130,7 +135,13 @@ def rebuilt_if_due(
     return jax.lax.cond(jnp.any(due), rebuild, lambda *unchanged: unchanged, state, neighbours)
 
 
-def with_forces(program: Program, system: System, state: State, neighbours: NeighbourList) -> State:
+def with_forces(
+    program: Program,
+    system: System,
+    with_virial: bool | Bool[Array, ""],
+    state: State,
+    neighbours: NeighbourList,
+) -> State:
     """A state with the forces, energies and virial of its positions; of one replica."""
     result = evaluate(
         system.potential,
@@ -140,6 +151,7 @@ def with_forces(program: Program, system: System, state: State, neighbours: Neig
         neighbours,
         block_size=program.block_size,
         deterministic=program.deterministic,
+        with_virial=with_virial,
     )
     forces, virial = result.forces, result.virial
     energy = jnp.zeros_like(state.bias_energy)
@@ -178,8 +190,15 @@ def deform(state: State, parameters: Parameters, elapsed: Float[Array, ""]) -> t
     return strained, step
 
 
-def advance(program: Program, system: System, course: Course, carry: Carry) -> Carry:
-    """One time step."""
+def advance(
+    program: Program, system: System, course: Course, carry: Carry, sampled: Bool[Array, ""]
+) -> Carry:
+    """One time step.
+
+    Args:
+        sampled: whether the new state is looked at. The virial of others is NaN, unless the
+            dynamics needs it.
+    """
     state, neighbours, accumulators, exchanges = carry
     parameters = program.parameters(course, state)
     before = state
@@ -198,7 +217,10 @@ def advance(program: Program, system: System, course: Course, carry: Carry) -> C
 
     state, strain = program.per_replica(begin)(parameters, state)
     state, neighbours = rebuilt_if_due(program, state, neighbours)
-    state = program.per_replica(partial(with_forces, program, system))(state, neighbours)
+    with_virial = program.needs_virial or sampled
+    state = program.per_replica(partial(with_forces, program, system, with_virial))(
+        state, neighbours
+    )
     state = program.per_replica(finish)(parameters, before, state, strain)
 
     step = jnp.ravel(state.step)[0]
@@ -285,9 +307,9 @@ def run_chunk(
         counts: steps of each segment (:mod:`md.schedule`).
     """
 
-    def step(inner):
+    def step(count, inner):
         done, carry, _ = inner
-        carry = advance(program, system, course, carry)
+        carry = advance(program, system, course, carry, done + 1 == count)
         parameters = program.parameters(course, carry.state)
         alarms = program.per_replica(partial(check, system.limits))(carry.state, parameters)
         return done + 1, carry, first_alarm(alarms)
@@ -297,7 +319,9 @@ def run_chunk(
             done, carry, alarm = inner
             return (done < count) & (alarm.faults == 0) & ~_any_fault(carry)
 
-        _, carry, alarm = jax.lax.while_loop(unfinished, step, (jnp.int32(0), *outer))
+        _, carry, alarm = jax.lax.while_loop(
+            unfinished, partial(step, count), (jnp.int32(0), *outer)
+        )
 
         @program.per_replica
         def look(parameters: Parameters, state: State) -> Sample:

@@ -53,6 +53,7 @@ def evaluate(
     *,
     block_size: int | None = None,
     deterministic: bool = False,
+    with_virial: bool | Bool[Array, ""] = True,
 ) -> Evaluation:
     """Site energies, forces and virial from positions and a neighbour list.
 
@@ -66,6 +67,8 @@ def evaluate(
         block_size: atoms evaluated at once; by default :func:`default_block_size`.
         deterministic: sum forces in fixed point, for accelerators, whose floating-point sums come
             in any order; the resolution is 1e-9 eV/Å.
+        with_virial: whether the virial is wanted, else it is NaN. For pair potentials it costs as
+            much as all the rest; compiled code may decide at run time.
     """
     n = positions.shape[0]
 
@@ -86,6 +89,7 @@ def evaluate(
         block_size,
         positions.dtype,
         deterministic,
+        with_virial,
     )
 
 
@@ -137,6 +141,7 @@ def _in_blocks(
     block_size: int | None,
     dtype: Any,
     deterministic: bool = False,
+    with_virial: bool | Bool[Array, ""] = True,
 ) -> Evaluation:
     n, k = indices.shape
     if n == 0:
@@ -166,9 +171,7 @@ def _in_blocks(
             potential, vectors, mask, block_species, neighbour_species
         )
         forces = add_forces(forces, rows, block_indices, gradients)
-        virial = virial + jnp.einsum(
-            "nki,nkj->ij", vectors, gradients, precision=lax.Precision.HIGHEST
-        )
+        virial = add_virial(virial, vectors, gradients)
         return (forces, virial), energies
 
     # Where every pair pulls equally at both its atoms, the slots of an atom hold all its forces.
@@ -190,6 +193,16 @@ def _in_blocks(
             # An empty slot's index is n, past the end: it is dropped. Padded rows have no gradient.
             forces = forces.at[indices].add(-gradients, mode="drop")
             return forces.at[rows].add(jnp.sum(gradients, axis=1))
+
+    def plus_virial(virial: Array, vectors: Array, gradients: Array) -> Array:
+        return virial + jnp.einsum(
+            "nki,nkj->ij", vectors, gradients, precision=lax.Precision.HIGHEST
+        )
+
+    def add_virial(*terms: Array) -> Array:
+        if with_virial is True:
+            return plus_virial(*terms)
+        return lax.cond(with_virial, plus_virial, lambda virial, *_: virial + jnp.nan, *terms)
 
     in_fixed_point = deterministic and not pairwise
     nothing = fixed_point.zeros((n, 3)) if in_fixed_point else jnp.zeros((n, 3), dtype)

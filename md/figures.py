@@ -19,7 +19,6 @@ def draw(
     path: Path,
     *,
     atoms: int,
-    temperature_K: float | None = None,
     tables: Mapping[str, Table] | None = None,
 ) -> None:
     """Write a PNG: on the left the log against time, on the right what observables found.
@@ -32,7 +31,6 @@ def draw(
         log: columns of the log.
         path: of the file.
         atoms: number of atoms, by which energies are divided.
-        temperature_K: of the bath, where the log has no column for it.
         tables: results of observables by name.
     """
     # not pyplot: it would take hold of a display and of the user's own figures
@@ -51,8 +49,6 @@ def draw(
         panel(axes, log, atoms)
         axes.tick_params(labelbottom=row == len(left) - 1)
     axes.set_xlabel("time (ps)")
-    if temperature_K is not None and "target_temperature_K" not in log:
-        figure.axes[0].axhline(temperature_K, color="k", ls="--", lw=0.8)
     for row, (table, kind) in enumerate(right):
         kind.draw(figure.add_subplot(grid[row, 1]), table)
     figure.savefig(path, dpi=150)

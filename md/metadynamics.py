@@ -20,6 +20,7 @@ from md.state import State
 
 _FEWEST = 64  # hills that there is room for at first
 _GRID_BLOCK = 2**20
+_GRID_POINTS = 101  # per variable
 
 
 @struct.dataclass
@@ -161,13 +162,27 @@ class Metadynamics:
         return jax.lax.cond(due, deposit, keep, variables)
 
     def results(self, variables: Hills) -> dict[str, Table]:
-        """The hills in order: step, place and height (eV) of each."""
+        """The hills in order (step, place and height of each), and the free energy they leave.
+
+        The free energy, eV, of one or two variables is on a grid around the hills.
+        """
         count = int(variables.count)
         table: Table = {"step": np.asarray(variables.steps, np.float64)[:count]}
         for column, variable in enumerate(self.variables):
             table[variable.name] = np.asarray(variables.centres, np.float64)[:count, column]
         table["height_eV"] = np.asarray(variables.heights, np.float64)[:count]
-        return {"hills": table}
+        tables = {"hills": table}
+        if count > 0 and len(self.variables) <= 2:
+            axes = [
+                _axis(table[variable.name], width, variable.period)
+                for variable, width in zip(self.variables, self.widths, strict=True)
+            ]
+            energies = self.free_energy(variables, *axes)
+            places = np.meshgrid(*axes, indexing="ij")
+            named = zip(self.variables, places, strict=True)
+            tables["free_energy"] = {variable.name: grid.ravel() for variable, grid in named}
+            tables["free_energy"]["free_energy_eV"] = energies.ravel()
+        return tables
 
     def free_energy(self, variables: Hills, *axes: Any) -> np.ndarray:
         """Free energy in eV on a grid, from the bias; its lowest value is 0. On the host.
@@ -213,3 +228,10 @@ class Metadynamics:
             apart = wrapped(place[d] - hills.centres[:, d], variable.period)
             exponent = exponent + (apart / width) ** 2
         return jnp.sum(hills.heights * jnp.exp(-exponent / 2))
+
+
+def _axis(centres: np.ndarray, width: float, period: float | None) -> np.ndarray:
+    """A grid over all places that the hills of one variable reach, or over its period."""
+    if period is not None:
+        return np.linspace(-period / 2, period / 2, _GRID_POINTS)
+    return np.linspace(centres.min() - 3 * width, centres.max() + 3 * width, _GRID_POINTS)

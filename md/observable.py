@@ -78,10 +78,16 @@ def check_settings(name: str, every: int) -> None:
         raise ValueError(f"{name}: every must be at least 1 step, not {every}")
 
 
+RESERVED = ("log", "hills", "free_energy")
+"""Names of tables that a run writes of its own."""
+
+
 def check_names(observables: Sequence[Observable]) -> None:
-    """Refuse two observables that would write the same file."""
+    """Refuse two observables that would write the same file, or that of something else."""
     names = [observable.name for observable in observables]
     for name in names:
+        if name in RESERVED:
+            raise ValueError(f"an observable cannot be called {name!r}: the run writes such a file")
         if names.count(name) > 1:
             raise ValueError(f"two observables are called {name!r}: give one of them another name")
 

@@ -32,6 +32,7 @@ from md.trajectory import TrajectorySettings
 
 __all__ = ["Simulation", "SimulationError", "simulate"]
 
+_SKIN, _PAIR_SKIN = 0.5, 1.0  # Å
 _MINIMISE_FORCE = 0.05  # eV/Å
 _MINIMISE_STEPS = 500
 
@@ -90,7 +91,7 @@ def simulate(
     restart: bool = False,
     checkpoint_seconds: Number = 60,
     walltime_s: Number | None = None,
-    skin: Number = 0.5,
+    skin: Number | None = None,
     chunk_steps: int | None = None,
     block_size: int | None = None,
     deterministic: bool = False,
@@ -133,7 +134,8 @@ def simulate(
         checkpoint_seconds: between checkpoints. One is also written at the end and when SIGINT or
             SIGTERM stop the run.
         walltime_s: seconds after which the run stops in order, to be continued by ``restart``.
-        skin: Å by which the neighbour list exceeds the cutoff.
+        skin: Å by which the neighbour list exceeds the cutoff; 0.5 unless given, and 1 for pair
+            potentials, for which building the list costs as much as several steps.
         chunk_steps: steps between two looks of the host; chosen from the number of atoms unless
             given.
         block_size: atoms evaluated at once; chosen from the list unless given.
@@ -151,6 +153,8 @@ def simulate(
         SimulationError: when the run explodes. What was written stays, with the last good state.
     """
     precision = _precision(dtype, potential)
+    if skin is None:
+        skin = _PAIR_SKIN if getattr(potential, "pairwise", False) else _SKIN
     templates = _templates(atoms, replicas)
     course = legs(_stages(stages, stage, groups), templates[0], biased=bias is not None)
     ladder_K = _ladder(replicas, replica_temperatures_K, exchange_every, course)
@@ -159,6 +163,7 @@ def simulate(
     if walltime_s is not None and not walltime_s > 0:
         raise ValueError(f"walltime_s must be positive, not {walltime_s}")
     check_names(observables)
+    _check_lags(observables, course)
     settings = trajectory
     if isinstance(settings, str):
         settings = TrajectorySettings(settings, velocities=True, forces=True)
@@ -216,6 +221,8 @@ def simulate(
 def _finish(driver: Driver, files: Output, carry: Carry, growths: int) -> Simulation:
     """Write what is written at the end, and gather what a run leaves behind."""
     leg = driver.leg_of(carry)
+    observed = [one.stage.timestep_fs for one in driver.legs if one.stage.observe]
+    timestep_fs = observed[-1] if observed else leg.stage.timestep_fs
     complete = int(np.ravel(carry.state.step)[0]) >= driver.legs[-1].last
     several = driver.replicas is not None
     simulations = []
@@ -223,7 +230,7 @@ def _finish(driver: Driver, files: Output, carry: Carry, growths: int) -> Simula
         place = number if several else None
         own = copies.unstack(carry, number) if several else carry
         tables = {
-            observable.name: observable.result(accumulator, leg.stage.timestep_fs)
+            observable.name: observable.result(accumulator, timestep_fs)
             for observable, accumulator in zip(driver.observables, own.accumulators, strict=True)
         }
         if driver.system.bias is not None:
@@ -233,7 +240,7 @@ def _finish(driver: Driver, files: Output, carry: Carry, growths: int) -> Simula
             files.write_table(name, table, place)
         log, path = files.log(number), files.path(FIGURE, place)
         if path is not None and len(log["step"]) > 1:
-            figures.draw(log, path, atoms=len(final), temperature_K=None)
+            figures.draw(log, path, atoms=len(final), tables=tables)
         simulations.append(
             Simulation(
                 final,
@@ -365,6 +372,17 @@ def _check_velocities(course: Sequence[Leg], ladder_K: np.ndarray | None) -> Non
         draws = stage.velocities == "draw" or (stage.velocities is None and number == 0)
         if draws and stage.temperature_K is None and ladder_K is None:
             raise ValueError('give temperature_K to draw velocities, or velocities="keep"')
+
+
+def _check_lags(observables: Sequence[Observable], course: Sequence[Leg]) -> None:
+    """Times between looks must mean the same in all stages."""
+    timesteps = {leg.stage.timestep_fs for leg in course if leg.stage.observe}
+    lagging = [observable.name for observable in observables if hasattr(observable, "lags")]
+    if lagging and len(timesteps) > 1:
+        raise ValueError(
+            f"{lagging[0]} needs stages of one timestep_fs, not {sorted(timesteps)}: say "
+            "observe=False in the others"
+        )
 
 
 def _too_hot(
