@@ -210,7 +210,12 @@ def _add_md(commands: argparse._SubParsersAction, load: Loader) -> None:
     add("--no-progress", action="store_true", help="show no progress bar")
     group = parser.add_argument_group("performance and safety")
     add = group.add_argument
-    add("--skin", type=float, metavar="A", help="of the neighbour list, Å (default: 0.5, or 1 for pair potentials)")
+    add(
+        "--skin",
+        type=float,
+        metavar="A",
+        help="of the neighbour list, Å (default: 0.5, or 1 for pair potentials)",
+    )
     add("--block-size", type=int, metavar="N", help="atoms evaluated at once (default: by size)")
     add(
         "--deterministic",

@@ -23,7 +23,7 @@ class Interruption:
 
     Attributes:
         signal: the one that came, or None.
-        stopping: whether ``due`` has said so.
+        stopping: whether it is time to stop.
     """
 
     def __init__(self, walltime_s: float | None) -> None:
@@ -53,8 +53,8 @@ class Interruption:
         self.signal = signal.Signals(number)
         signal.signal(number, self._previous[number])
 
-    def due(self) -> bool:
-        """Whether to stop now; asked once per chunk.
+    def look(self) -> None:
+        """See whether it is time to stop; asked once per chunk.
 
         The wall time counts as spent when another chunk, as long as the longest so far, would not
         fit into it.
@@ -64,4 +64,3 @@ class Interruption:
         self._last = now
         late = self._deadline is not None and now + self._longest > self._deadline
         self.stopping = self.stopping or late or self.signal is not None
-        return self.stopping

@@ -8,25 +8,25 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
 from ase.constraints import FixAtoms
 
+from md import arguments, figures, neighbours, relaxation, structures
 from md import bias as biases
-from md import figures, neighbours, relaxation, structures
-from md import replicas as copies
+from md import replicas as replicas_of
 from md.alarms import Limits
+from md.assembly import Assembly, steps_done
 from md.chunk import Carry, System
 from md.driver import Driver, SimulationError
 from md.groups import Group
-from md.local_potential import LocalPotential, precision_of, with_precision
+from md.local_potential import LocalPotential, with_precision
 from md.neighbours import NeighbourList
 from md.observable import Observable, check_names
 from md.observables import log_columns
 from md.output import FIGURE, FINAL, Output
 from md.schedule import Schedule
-from md.stages import Leg, Stage, legs
+from md.stages import Stage, legs
 from md.state import State
 from md.trajectory import TrajectorySettings
 
@@ -152,18 +152,21 @@ def simulate(
         ValueError: for arguments or structures that make no sense; one readable line.
         SimulationError: when the run explodes. What was written stays, with the last good state.
     """
-    precision = _precision(dtype, potential)
+    precision = arguments.precision_of_run(dtype, potential)
     if skin is None:
         skin = _PAIR_SKIN if getattr(potential, "pairwise", False) else _SKIN
-    templates = _templates(atoms, replicas)
-    course = legs(_stages(stages, stage, groups), templates[0], biased=bias is not None)
-    ladder_K = _ladder(replicas, replica_temperatures_K, exchange_every, course)
-    _check_velocities(course, ladder_K)
-    schedule = Schedule(log_every, trajectory_every, chunk_steps or _default_chunk(templates[0]))
+    templates = arguments.templates_of(atoms, replicas)
+    structures.species_indices(templates[0], potential.species)  # refuses what it does not know
+    course = legs(arguments.stages_of(stages, stage, groups), templates[0], biased=bias is not None)
+    ladder_K = arguments.ladder_of(replicas, replica_temperatures_K, exchange_every, course)
+    arguments.check_velocities(course, ladder_K)
+    schedule = Schedule(
+        log_every, trajectory_every, chunk_steps or arguments.default_chunk(templates[0])
+    )
     if walltime_s is not None and not walltime_s > 0:
         raise ValueError(f"walltime_s must be positive, not {walltime_s}")
     check_names(observables)
-    _check_lags(observables, course)
+    arguments.check_lags(observables, course)
     settings = trajectory
     if isinstance(settings, str):
         settings = TrajectorySettings(settings, velocities=True, forces=True)
@@ -183,22 +186,23 @@ def simulate(
             for template in templates
         )
     with jax.enable_x64(precision == "float64"), files:
-        driver = Driver(
+        assembly = Assembly(
             system=System(
                 potential=with_precision(potential, precision),
                 bias=None if bias is None else with_precision(biases.as_bias(bias), precision),
                 force=None,
                 limits=Limits(
                     temperature=float(
-                        maximum_temperature_K or _too_hot(course, templates, ladder_K)
+                        maximum_temperature_K or arguments.too_hot(course, templates, ladder_K)
                     ),
                     displacement=float(potential.cutoff),
                 ),
-                shortest_distances=_table(shortest_distances, potential.species, precision),
+                shortest_distances=arguments.distance_table(
+                    shortest_distances, potential.species, precision
+                ),
             ),
             templates=templates,
             legs=course,
-            schedule=schedule,
             neighbour_functions=neighbours.neighbour_list(
                 templates[0].pbc, potential.cutoff, float(skin), potential.pair_cutoffs
             ),
@@ -209,32 +213,31 @@ def simulate(
             block_size=block_size,
             deterministic=deterministic,
             trajectory=trajectory_every > 0,
-            checkpoint_seconds=float(checkpoint_seconds),
-            walltime_s=walltime_s,
             seed=seed,
             precision=precision,
         )
+        driver = Driver(assembly, schedule, float(checkpoint_seconds), walltime_s)
         carry, growths = driver.drive(files, restart, progress)
-        return _finish(driver, files, carry, growths)
+        return _finish(assembly, files, carry, growths)
 
 
-def _finish(driver: Driver, files: Output, carry: Carry, growths: int) -> Simulation:
+def _finish(assembly: Assembly, files: Output, carry: Carry, growths: int) -> Simulation:
     """Write what is written at the end, and gather what a run leaves behind."""
-    leg = driver.leg_of(carry)
-    observed = [one.stage.timestep_fs for one in driver.legs if one.stage.observe]
+    leg = assembly.leg_of(carry)
+    observed = [one.stage.timestep_fs for one in assembly.legs if one.stage.observe]
     timestep_fs = observed[-1] if observed else leg.stage.timestep_fs
-    complete = int(np.ravel(carry.state.step)[0]) >= driver.legs[-1].last
-    several = driver.replicas is not None
+    complete = steps_done(carry) >= assembly.legs[-1].last
+    several = assembly.replicas is not None
     simulations = []
-    for number, final in enumerate(driver.final_atoms(leg, carry)):
+    for number, final in enumerate(assembly.final_atoms(leg, carry)):
         place = number if several else None
-        own = copies.unstack(carry, number) if several else carry
+        own = replicas_of.unstack(carry, number) if several else carry
         tables = {
             observable.name: observable.result(accumulator, timestep_fs)
-            for observable, accumulator in zip(driver.observables, own.accumulators, strict=True)
+            for observable, accumulator in zip(assembly.observables, own.accumulators, strict=True)
         }
-        if driver.system.bias is not None:
-            tables |= driver.system.bias.results(own.state.bias)
+        if assembly.system.bias is not None:
+            tables |= assembly.system.bias.results(own.state.bias)
         files.write_structure(FINAL, final, place)
         for name, table in tables.items():
             files.write_table(name, table, place)
@@ -293,128 +296,3 @@ def _relaxed(
     result = atoms.copy()
     result.positions = relaxed.positions
     return result
-
-
-def _stages(
-    stages: Stage | Sequence[Stage] | None, words: dict[str, Any], groups: Sequence[Group]
-) -> list[Stage]:
-    """The stages asked for, either way; groups of the run where a stage has none."""
-    if stages is None:
-        if "steps" not in words:
-            raise ValueError(
-                "say what to do: steps=... (and the other words of md.Stage), or stages"
-            )
-        unknown = sorted(set(words) - {field.name for field in dataclasses.fields(Stage)})
-        if unknown:
-            raise TypeError(f"simulate() has no argument {unknown[0]!r}")
-        chosen = [Stage(**words)]
-    elif words:
-        raise ValueError(f"{', '.join(sorted(words))}: say this within each of the stages")
-    else:
-        chosen = [stages] if isinstance(stages, Stage) else list(stages)
-    if not chosen:
-        raise ValueError("stages is empty: give at least one")
-    return [
-        stage if stage.groups else dataclasses.replace(stage, groups=tuple(groups))
-        for stage in chosen
-    ]
-
-
-def _templates(atoms: Atoms | Sequence[Atoms], replicas: int | None) -> tuple[Atoms, ...]:
-    """The structure of each replica, checked."""
-    if replicas is not None and replicas < 1:
-        raise ValueError(f"replicas must be at least 1, not {replicas}")
-    if isinstance(atoms, Atoms):
-        templates = (atoms,) * (replicas or 1)
-    else:
-        templates = tuple(atoms)
-        if len(templates) != replicas:
-            raise ValueError(f"{len(templates)} structures need replicas={len(templates)}")
-    first = templates[0]
-    for number, template in enumerate(templates):
-        structures.validate(template)
-        if list(template.numbers) != list(first.numbers) or any(template.pbc != first.pbc):
-            raise ValueError(
-                f"the structure of replica {number} has other elements or periodic directions "
-                "than that of replica 0: they must agree, in the same order"
-            )
-    return templates
-
-
-def _ladder(
-    replicas: int | None, temperatures_K: Any, exchange_every: int, course: Sequence[Leg]
-) -> np.ndarray | None:
-    """The temperatures of the replicas, where they have their own."""
-    if exchange_every < 0:
-        raise ValueError(f"exchange_every must be at least 0, not {exchange_every}")
-    if temperatures_K is None:
-        if exchange_every:
-            raise ValueError("exchange_every needs replica_temperatures_K, which are exchanged")
-        return None
-    if replicas is None:
-        raise ValueError("replica_temperatures_K needs replicas, their number")
-    if exchange_every and not any(leg.stage.thermostatted for leg in course):
-        raise ValueError("exchange_every needs an ensemble with a temperature, not nve")
-    for leg in course:
-        groups = leg.partition.thermal
-        if any(group is not None and group.temperature_K is not None for group in groups):
-            raise ValueError(
-                "replica_temperatures_K and groups with a temperature_K of their own exclude each "
-                "other"
-            )
-    return copies.ladder(temperatures_K, replicas)
-
-
-def _check_velocities(course: Sequence[Leg], ladder_K: np.ndarray | None) -> None:
-    """Velocities can be drawn only where a temperature is known."""
-    for number, leg in enumerate(course):
-        stage = leg.stage
-        draws = stage.velocities == "draw" or (stage.velocities is None and number == 0)
-        if draws and stage.temperature_K is None and ladder_K is None:
-            raise ValueError('give temperature_K to draw velocities, or velocities="keep"')
-
-
-def _check_lags(observables: Sequence[Observable], course: Sequence[Leg]) -> None:
-    """Times between looks must mean the same in all stages."""
-    timesteps = {leg.stage.timestep_fs for leg in course if leg.stage.observe}
-    lagging = [observable.name for observable in observables if hasattr(observable, "lags")]
-    if lagging and len(timesteps) > 1:
-        raise ValueError(
-            f"{lagging[0]} needs stages of one timestep_fs, not {sorted(timesteps)}: say "
-            "observe=False in the others"
-        )
-
-
-def _too_hot(
-    course: Sequence[Leg], templates: Sequence[Atoms], ladder_K: np.ndarray | None
-) -> float:
-    """K: ten times the largest temperature in sight, but at least 10,000."""
-    known = [1000.0, *(template.get_temperature() for template in templates)]
-    known += [] if ladder_K is None else list(ladder_K)
-    for leg in course:
-        asked = [leg.stage.temperature_K, *(g.temperature_K for g in leg.stage.groups)]
-        known += [float(np.max(value)) for value in asked if value is not None]
-    return 10 * max(known)
-
-
-def _precision(dtype: str | None, potential: LocalPotential) -> str:
-    precision = jnp.dtype(dtype or precision_of(potential)).name
-    if precision not in ("float32", "float64"):
-        raise ValueError(f"dtype must be float32 or float64, not {precision}")
-    return precision
-
-
-def _default_chunk(atoms: Atoms) -> int:
-    """Steps per chunk: about as much work for any size, but never dependent on the machine."""
-    return int(np.clip(20_000 // len(atoms), 20, 2000))
-
-
-def _table(shortest_distances: Any, species: tuple[str, ...], precision: str) -> Any:
-    if shortest_distances is None:
-        return None
-    table = np.nan_to_num(np.asarray(shortest_distances, float), nan=0.0)
-    if table.shape != (len(species),) * 2:
-        raise ValueError(
-            f"shortest_distances must be a table of {len(species)} × {len(species)} species"
-        )
-    return jnp.asarray(table, precision)

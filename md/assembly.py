@@ -1,0 +1,257 @@
+"""What a run is made of, and the states that its stages start from."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ase import Atoms
+
+from md import neighbours, observables, pair_search, replicas, structures, summation
+from md.bias import Bias
+from md.chunk import Carry, Program, System
+from md.ensembles import Course
+from md.neighbours import NeighbourFunctions, NeighbourList
+from md.observable import Observable
+from md.stages import Leg
+from md.state import State, maxwell_boltzmann_momenta, without_rotation
+
+
+@dataclasses.dataclass(frozen=True)
+class Assembly:
+    """The settings of a run, checked and complete, and what follows from them.
+
+    Attributes:
+        system: what acts on the atoms.
+        templates: the structure of each replica.
+        legs: the stages, one after the other.
+        neighbour_functions: of the list.
+        observables: what is accumulated.
+        replicas: how many run side by side; None for a run of one system.
+        ladder_K: [R] temperatures of the replicas; None: those of the stages.
+        exchange_every: steps between exchanges of replicas; 0 is never.
+        block_size, deterministic: see :class:`md.chunk.Program`.
+        trajectory: whether frames are kept.
+        seed: of velocities and noise.
+        precision: float32 or float64.
+    """
+
+    system: System
+    templates: tuple[Atoms, ...]
+    legs: tuple[Leg, ...]
+    neighbour_functions: NeighbourFunctions
+    observables: tuple[Observable, ...]
+    replicas: int | None
+    ladder_K: np.ndarray | None
+    exchange_every: int
+    block_size: int | None
+    deterministic: bool
+    trajectory: bool
+    seed: int
+    precision: str
+
+    # -- what runs --------------------------------------------------------------------------------
+
+    def course(self, leg: Leg) -> Course:
+        return leg.course(self.precision, self.replicas, self.ladder_K)
+
+    def program(self, leg: Leg) -> Program:
+        stage = leg.stage
+        return Program(
+            ensemble=stage.ensemble,
+            cell=stage.cell,
+            trajectory=self.trajectory,
+            block_size=self.block_size,
+            deterministic=self.deterministic,
+            driven=leg.partition.driven,
+            deformed=stage.deformed,
+            drift_every=stage.remove_drift_every,
+            rotation_every=stage.remove_rotation_every,
+            observables=self.observables if stage.observe else (),
+            replicated=self.replicas is not None,
+            exchange_every=self.exchange_every if stage.thermostatted else 0,
+        )
+
+    def system_of(self, leg: Leg) -> System:
+        """What acts on the atoms in a stage."""
+        if not leg.partition.forced:
+            return self.system
+        return self.system.replace(force=jnp.asarray(leg.partition.force, self.precision))
+
+    def of_replicas(self) -> list[tuple[int, ...]]:
+        """How each replica is picked from an array."""
+        return [()] if self.replicas is None else [(r,) for r in range(self.replicas)]
+
+    @property
+    def reference_energy(self) -> float:
+        potential = self.system.potential
+        species = structures.species_indices(self.templates[0], potential.species)
+        return float(np.sum(np.asarray(potential.reference_energies, float)[species]))
+
+    def leg_of(self, carry: Carry) -> Leg:
+        """The stage that a state is in, or has just ended."""
+        return next((leg for leg in self.legs if steps_done(carry) <= leg.last), self.legs[-1])
+
+    def settings(self) -> dict[str, Any]:
+        """What must not change between a run and its restart."""
+        return {
+            "stages": [
+                {"ensemble": leg.stage.ensemble, "timestep_fs": leg.stage.timestep_fs}
+                for leg in self.legs
+            ],
+            "numbers": self.templates[0].numbers.tolist(),
+            "pbc": self.templates[0].pbc.tolist(),
+            "replicas": self.replicas,
+        }
+
+    # -- states -----------------------------------------------------------------------------------
+
+    def fresh(self) -> Carry:
+        """The structures as they are given, one step before step 0."""
+        states = []
+        for r, atoms in enumerate(self.templates):
+            state = structures.state_from_atoms(
+                atoms, self.system.potential.species, atoms.get_momenta(), self.seed, self.precision
+            )
+            if self.system.bias is not None:
+                state = state.replace(bias=self.system.bias.init(state))
+            if self.replicas is not None:
+                rung = jnp.asarray(r, jnp.int32)
+                state = state.replace(key=jax.random.fold_in(state.key, r), rung=rung)
+            states.append(state)
+        first = states[0]
+        listed = self.neighbour_functions.allocate(
+            first.positions, first.cell, first.species, fill=False
+        )
+        accumulators = tuple(
+            observable.init(first, listed, self.system.potential.species)
+            for observable in self.observables
+        )
+        if self.replicas is None:
+            return Carry(first, listed, accumulators, None)
+        exchanges = replicas.no_exchanges(self.replicas) if self.exchange_every else None
+        copies = [(listed, accumulators)] * self.replicas
+        return Carry(replicas.stack(states), *replicas.stack(copies), exchanges)
+
+    def enter(self, leg: Leg, before: Leg, carry: Carry) -> Carry:
+        """Make a state ready for a stage: its groups, velocities and the integrator's variables.
+
+        Whatever that does to the conserved energy counts as work from outside.
+        """
+        program, course = self.program(leg), self.course(leg)
+        old_program, old_course = self.program(before), self.course(before)
+        parted = leg.partition
+        group = jnp.asarray(parted.group)
+        velocity = jnp.asarray(parted.velocity, self.precision)
+        fresh = steps_done(carry) < 0
+        draw = leg.stage.velocities == "draw" or (leg.stage.velocities is None and fresh)
+        start = leg.stage.start_temperature_K
+
+        def enter_one(state: State, temperature: Any, parameters: Any, old: Any) -> State:
+            conserved = None
+            if not fresh:
+                exchanged = old_program.integrator(old).energy_exchanged
+                conserved = observables.conserved_energy(state, exchanged)
+            momenta = state.momenta
+            if draw:
+                # a key of its own, apart from those that the noise of each step is drawn from
+                number = state.step + 1
+                key = jax.random.fold_in(jax.random.fold_in(state.key, number), 1)
+                momenta = maxwell_boltzmann_momenta(
+                    key, state.masses, state.species, temperature, remove_drift=not parted.held
+                )
+            momenta = jnp.where((group < 0)[:, None], state.masses[:, None] * velocity, momenta)
+            state = state.replace(momenta=momenta, group=group)
+            if draw and leg.stage.remove_rotation_every:
+                state = without_rotation(state)
+            integrator = program.integrator(parameters)
+            state = integrator.init(state)
+            if conserved is not None:
+                now = observables.conserved_energy(state, integrator.energy_exchanged)
+                change = summation.add(now, summation.negative(conserved))
+                state = state.replace(work=summation.add(state.work, change))
+            return state
+
+        state = carry.state
+        arguments = (program.parameters(course, state), old_program.parameters(old_course, state))
+        if self.replicas is None:
+            return carry._replace(state=enter_one(state, start, *arguments))
+        entered = [
+            enter_one(
+                replicas.unstack(state, r),
+                start if self.ladder_K is None else self.ladder_K[int(state.rung[r])],
+                *replicas.unstack(arguments, r),
+            )
+            for r in range(self.replicas)
+        ]
+        return carry._replace(state=replicas.stack(entered))
+
+    def with_room_for_bias(self, state: State, steps: int) -> State:
+        """A state whose bias can remember what so many steps will bring."""
+        bias: Bias = self.system.bias
+        if self.replicas is None:
+            return state.replace(bias=bias.reserve(state.bias, steps))
+        reserved = [
+            bias.reserve(replicas.unstack(state.bias, r), steps) for r in range(self.replicas)
+        ]
+        return state.replace(bias=replicas.stack(reserved))
+
+    def grown(self, before: Carry, after: Carry) -> Carry:
+        """What a chunk started from, with more room for whatever overflowed in it."""
+        lists, accumulators = before.neighbours, before.accumulators
+        species = before.state.species
+        capacities = lists.capacities
+        for r in range(self.replicas or 1):
+            # sizes are planned where they turned out too small, not where the chunk began
+            state, new, measured = (
+                (after.state, after.neighbours, after.accumulators)
+                if self.replicas is None
+                else replicas.unstack((after.state, after.neighbours, after.accumulators), r)
+            )
+            if int(new.faults):
+                place = state.positions, state.cell, state.species
+                capacities = neighbours.enlarged(new.replace(capacities=capacities), *place)
+            accumulators = pair_search.grown(accumulators, measured, state)
+        if capacities != lists.capacities:
+
+            def resized(lists: NeighbourList, species: Any) -> NeighbourList:
+                return neighbours.resized(lists, species, capacities)
+
+            lists = (resized if self.replicas is None else jax.vmap(resized))(lists, species)
+        return before._replace(neighbours=lists, accumulators=accumulators)
+
+    # -- structures -------------------------------------------------------------------------------
+
+    def atoms_from(self, frame: Any, leg: Leg, replica: int) -> Atoms:
+        """A frame (numpy) of one replica."""
+        return structures.atoms_from_frame(
+            frame,
+            self.templates[replica],
+            time_fs=leg.time_fs(int(frame.sample.step)),
+            reference_energy=self.reference_energy,
+        )
+
+    def final_atoms(self, leg: Leg, carry: Carry) -> list[Atoms]:
+        """The structures as they are now."""
+        program, state = self.program(leg), carry.state
+        parameters = program.parameters(self.course(leg), state)
+
+        @program.per_replica
+        def look(parameters: Any, state: State) -> Any:
+            exchanged = program.integrator(parameters).energy_exchanged
+            sample = observables.sample(state, parameters, exchanged)
+            return structures.frame_of(state, sample)
+
+        frame = jax.device_get(look(parameters, state))
+        return [
+            self.atoms_from(jax.tree.map(lambda x, at=at: x[at], frame), leg, replica)
+            for replica, at in enumerate(self.of_replicas())
+        ]
+
+
+def steps_done(carry: Carry) -> int:
+    """Steps done: −1 before the first forces."""
+    return int(np.ravel(carry.state.step)[0])
