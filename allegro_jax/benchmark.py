@@ -16,9 +16,9 @@ from ase import Atoms
 
 from allegro_jax.config import AllegroConfig
 from allegro_jax.model_file import Model
-from allegro_jax.potential import species_indices
 from md import neighbours
 from md.evaluation import Evaluation, evaluate
+from md.species import species_indices
 
 DEFAULT_ATOMS = 1000
 

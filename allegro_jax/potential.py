@@ -24,6 +24,7 @@ from md.evaluation import (
     pair_gradients,
     total_energy,
 )
+from md.species import species_indices
 
 
 @struct.dataclass
@@ -79,19 +80,6 @@ class AllegroPotential:
     def astype(self, dtype: Any) -> AllegroPotential:
         """The same potential with weights of another floating type."""
         return self.replace(params=jax.tree.map(lambda x: jnp.asarray(x, dtype), self.params))
-
-
-def species_indices(symbols: Any, species: tuple[str, ...]) -> np.ndarray:
-    """Indices into ``species`` of the given chemical symbols.
-
-    Raises:
-        ValueError: a symbol is not among the species of the model; it is named.
-    """
-    index = {symbol: i for i, symbol in enumerate(species)}
-    unknown = sorted(set(symbols) - set(index))
-    if unknown:
-        raise ValueError(f"species: the model knows {', '.join(species)}, not {', '.join(unknown)}")
-    return np.array([index[symbol] for symbol in symbols], np.int32)
 
 
 class SinglePoint:

@@ -16,6 +16,7 @@ from md.chunk import Carry, Program, System
 from md.ensembles import Course
 from md.neighbours import NeighbourFunctions, NeighbourList
 from md.observable import Observable
+from md.species import species_indices
 from md.stages import Leg
 from md.state import State, maxwell_boltzmann_momenta, without_rotation
 
@@ -88,7 +89,7 @@ class Assembly:
     @property
     def reference_energy(self) -> float:
         potential = self.system.potential
-        species = structures.species_indices(self.templates[0], potential.species)
+        species = species_indices(self.templates[0].symbols, potential.species)
         return float(np.sum(np.asarray(potential.reference_energies, float)[species]))
 
     def leg_of(self, carry: Carry) -> Leg:

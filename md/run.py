@@ -12,7 +12,7 @@ import numpy as np
 from ase import Atoms
 from ase.constraints import FixAtoms
 
-from md import arguments, figures, neighbours, relaxation, structures
+from md import arguments, figures, neighbours, relaxation
 from md import bias as biases
 from md import replicas as replicas_of
 from md.alarms import Limits
@@ -26,6 +26,7 @@ from md.observable import Observable, check_names
 from md.observables import log_columns
 from md.output import FIGURE, FINAL, Output
 from md.schedule import Schedule
+from md.species import species_indices
 from md.stages import Stage, legs
 from md.state import State
 from md.trajectory import TrajectorySettings
@@ -156,7 +157,7 @@ def simulate(
     if skin is None:
         skin = _PAIR_SKIN if getattr(potential, "pairwise", False) else _SKIN
     templates = arguments.templates_of(atoms, replicas)
-    structures.species_indices(templates[0], potential.species)  # refuses what it does not know
+    species_indices(templates[0].symbols, potential.species)  # refuses what it does not know
     course = legs(arguments.stages_of(stages, stage, groups), templates[0], biased=bias is not None)
     ladder_K = arguments.ladder_of(replicas, replica_temperatures_K, exchange_every, course)
     arguments.check_velocities(course, ladder_K)

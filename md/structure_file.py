@@ -51,7 +51,7 @@ def read(
 
 
 def _read_by_ase(path: Path, format: str | None, **options: Any) -> Atoms:
-    hint = "" if format is not None else "; if ASE knows its format, name it with format="
+    hint = "" if format is not None else "; if ASE knows its format, name it (--format or format=)"
     try:
         atoms = ase.io.read(path, index=-1, format=format, **options)
     except Exception as error:  # ASE's readers raise what they like

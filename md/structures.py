@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from md import observables, summation
 from md.cells import Periodicity
+from md.species import species_indices
 from md.state import State, initial_state
 
 
@@ -30,18 +31,6 @@ class Frame(NamedTuple):
 
 def frame_of(state: State, sample: observables.Sample) -> Frame:
     return Frame(state.positions, state.images, state.momenta, state.forces, state.cell, sample)
-
-
-def species_indices(atoms: Atoms, species: tuple[str, ...]) -> np.ndarray:
-    """Index of each atom's element among a potential's species."""
-    symbols = atoms.get_chemical_symbols()
-    unknown = sorted(set(symbols) - set(species))
-    if unknown:
-        raise ValueError(
-            f"the structure holds {', '.join(unknown)}, which the potential does not know: "
-            f"it covers {', '.join(species)}"
-        )
-    return np.asarray([species.index(symbol) for symbol in symbols], np.int32)
 
 
 def validate(atoms: Atoms) -> None:
@@ -74,7 +63,7 @@ def state_from_atoms(
     state = initial_state(
         positions=jnp.asarray(positions, dtype),
         momenta=jnp.asarray(momenta, dtype),
-        species=jnp.asarray(species_indices(atoms, species)),
+        species=jnp.asarray(species_indices(atoms.symbols, species)),
         masses=jnp.asarray(atoms.get_masses(), dtype),
         cell=jnp.asarray(atoms.cell.array, dtype),
         pbc=pbc,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from allegro_jax.data.frames import DataError, Frame, check_distances
+from allegro_jax.data.frames import Frame, check_distances, species_of
 from allegro_jax.neighbourhoods import PairCutoffs, neighbour_pairs
 
 
@@ -93,16 +93,9 @@ def build_dataset(
     Raises:
         DataError: an unknown species, or overlapping atoms.
     """
-    index = {symbol: place for place, symbol in enumerate(species)}
     atom_species, counts, vectors, neighbours = [], [], [], []
     for frame in frames:
-        unknown = set(frame.symbols) - set(index)
-        if unknown:
-            raise DataError(
-                f"{frame.where}: species: {min(unknown)} is unknown to the model, which knows "
-                f"{', '.join(species)}; remove the frame or train a model with it"
-            )
-        kinds = np.asarray([index[symbol] for symbol in frame.symbols], np.int32)
+        kinds = species_of(frame, species)
         pairs = neighbour_pairs(frame.positions, frame.cell, frame.pbc, cutoff, kinds, pair_cutoffs)
         check_distances(frame, pairs.centre, pairs.neighbour, np.linalg.norm(pairs.vectors, axis=1))
         atom_species.append(kinds)

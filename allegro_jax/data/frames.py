@@ -15,6 +15,8 @@ import numpy as np
 from ase.stress import voigt_6_to_full_3x3_stress
 from jaxtyping import Bool, Float, Int
 
+from md.species import species_indices
+
 # Two nuclei closer than this are a defect of the file, not chemistry (H2 is 0.74 Å).
 OVERLAP = 0.2
 # Larger forces come from failed calculations; they would dominate any loss.
@@ -192,12 +194,7 @@ def check_frame(frame: Frame, *, species: Iterable[str] | None = None) -> None:
     if (frame.numbers < 1).any():
         raise DataError(f"{where}: species: 'X' is no element; correct the chemical symbols")
     if species is not None:
-        unknown = sorted(set(frame.symbols) - set(species))
-        if unknown:
-            raise DataError(
-                f"{where}: species: {unknown[0]} is unknown to the model, which knows "
-                f"{', '.join(species)}; remove the frame or train a model with it"
-            )
+        species_of(frame, species)
     if frame.pbc.any():
         periodic = frame.cell[frame.pbc]
         if np.linalg.matrix_rank(periodic, tol=1e-6) < len(periodic):
@@ -277,3 +274,13 @@ def _no_labels(frame: Frame, atoms: ase.Atoms, keys: LabelKeys) -> str:
 
 def _directions(pbc: np.ndarray) -> str:
     return ", ".join(name for name, periodic in zip("abc", pbc, strict=True) if periodic)
+
+
+def species_of(frame: Frame, species: tuple[str, ...]) -> np.ndarray:
+    """Species index of each atom of a frame.
+
+    Raises:
+        DataError: a species that the model does not know.
+    """
+    mend = "; remove the frame or train a model with it"
+    return species_indices(frame.symbols, species, frame.where, mend, DataError)

@@ -27,6 +27,7 @@ from jax_md import partition, space
 from jaxtyping import Array, Float
 
 from md.local_potential import LocalPotential
+from md.species import species_indices
 
 
 def neighbor_list_potential(
@@ -67,16 +68,9 @@ def neighbor_list_potential(
     Raises:
         ValueError: a species that the potential does not know, or a box too small for its cutoff.
     """
-    unknown = sorted(set(symbols) - set(potential.species))
-    if unknown:
-        raise ValueError(
-            f"species {unknown[0]} is unknown to the potential, which has "
-            f"{', '.join(potential.species)}"
-        )
+    species = species_indices(symbols, potential.species, "symbols")
     if box is not None:
         _check_width(box, potential.cutoff)
-    index = {symbol: i for i, symbol in enumerate(potential.species)}
-    species = np.array([index[symbol] for symbol in symbols], np.int32)
     neighbor_fn = partition.neighbor_list(
         displacement,
         0.0 if box is None else box,  # free space: not read, as no cells are made

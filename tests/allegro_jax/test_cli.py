@@ -153,7 +153,7 @@ def test_md(folder, model, tmp_path, options, capsys):
         assert main([*run, *first, "--steps", "10"]) == 0
     assert main([*run, *options, "--steps", "20"]) == 0
     rows = list(csv.DictReader((tmp_path / "log.csv").open()))
-    assert list(rows[0]) == [
+    assert list(rows[0])[:8] == [
         "step",
         "time_fs",
         "temperature_K",
@@ -216,7 +216,7 @@ def test_errors_are_one_line(folder, model, tmp_path, capsys):
     assert "did you mean training.epochs" in line
     assert "absent.xyz" in line_on_stderr(capsys, ["evaluate", model, "absent.xyz"])
     assert "absent.xyz: no such file" in line_on_stderr(capsys, ["md", model, "absent.xyz", *run])
-    assert "ASE cannot read it" in line_on_stderr(capsys, ["md", model, model, *run])
+    assert "cannot be read by ASE" in line_on_stderr(capsys, ["md", model, model, *run])
     salt = tmp_path / "salt.xyz"
     ase.io.write(salt, Atoms("NaO", [[0, 0, 0], [0, 0, 2.4]]))
     for command in (["evaluate", model, str(salt)], ["md", model, str(salt), *run]):

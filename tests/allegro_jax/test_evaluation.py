@@ -126,5 +126,5 @@ def test_double_precision(tiny_model, files):
 
 def test_unknown_species_is_named(tiny_model, tmp_path):
     write(tmp_path / "u.xyz", Atoms("U"), format="extxyz")
-    with pytest.raises(DataError, match=r"u\.xyz, frame 0: species: U is unknown"):
+    with pytest.raises(DataError, match=r"u\.xyz, frame 0: species: the potential knows .*, not U"):
         evaluate(tiny_model, tmp_path / "u.xyz")

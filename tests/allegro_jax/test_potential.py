@@ -184,7 +184,7 @@ def test_one_compilation_until_capacities_grow(single_point, water, crystal):
 
 
 def test_what_makes_no_sense_is_refused(single_point, water):
-    with pytest.raises(ValueError, match="the model knows H, O, not Si"):
+    with pytest.raises(ValueError, match="the potential knows H, O, not Si"):
         single_point(Atoms("OSi", [[0, 0, 0], [0, 0, 2.0]]))
     broken = water.copy()
     broken.positions[3, 1] = np.nan

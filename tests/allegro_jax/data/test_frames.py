@@ -101,7 +101,7 @@ def spoiled(kind: str) -> Atoms:
         ("absurd force", r"forces: 1.732e\+04 eV/Å on atom 0.*units"),
         ("no volume", "cell: periodic along a, b, c.*Lattice"),
         ("stress without volume", "stress: given for a frame without volume"),
-        ("unknown species", "species: U is unknown to the model, which knows C, O"),
+        ("unknown species", "species: the potential knows C, O, not U"),
     ],
 )
 def test_bad_frames_are_named(tmp_path, kind, message):

@@ -235,7 +235,9 @@ def test_impossible_runs_are_refused(folder, tmp_path):
         ConfigError, match=r"data\.valid: 20 frames for validation leave none of 20"
     ):
         prepare(configuration(folder, tmp_path, data={"valid": 20}), quiet)
-    with pytest.raises(DataError, match=r"train\.xyz, frame 0: species: Au is unknown"):
+    with pytest.raises(
+        DataError, match=r"train\.xyz, frame 0: species: the potential knows .*, not Au"
+    ):
         prepare(configuration(folder, tmp_path, model={"species": ["Cu"]}), quiet)
     with pytest.raises(ConfigError, match=r"model\.cutoff: no two atoms .* are within 0\.5 Å"):
         prepare(configuration(folder, tmp_path, model={"cutoff": 0.5}), quiet)
