@@ -10,8 +10,8 @@ from ase.build import bulk
 from ase.calculators.lj import LennardJones as ReferenceLennardJones
 
 from md.evaluation import default_block_size, evaluate, total_energy
-from md.pair_potentials import LennardJones
 from md.neighbours import neighbour_list
+from md.pair_potentials import LennardJones
 
 
 @pytest.fixture
