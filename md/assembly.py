@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -86,8 +87,9 @@ class Assembly:
         """How each replica is picked from an array."""
         return [()] if self.replicas is None else [(r,) for r in range(self.replicas)]
 
-    @property
+    @cached_property
     def reference_energy(self) -> float:
+        """eV, of all atoms: what the species' site energies do not hold."""
         potential = self.system.potential
         species = species_indices(self.templates[0].symbols, potential.species)
         return float(np.sum(np.asarray(potential.reference_energies, float)[species]))
