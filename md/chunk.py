@@ -21,7 +21,15 @@ from md.neighbours import NeighbourList, needs_update, update
 from md.observable import Observable
 from md.observables import Sample
 from md.replicas import Exchanges
-from md.state import State, mobile, real_atoms, without_drift, without_rotation, wrapped
+from md.state import (
+    State,
+    kinetic_energy,
+    mobile,
+    real_atoms,
+    without_drift,
+    without_rotation,
+    wrapped,
+)
 from md.structures import Frame, frame_of
 
 
@@ -224,8 +232,10 @@ def advance(
     state = program.per_replica(finish)(parameters, before, state, strain)
 
     step = jnp.ravel(state.step)[0]
-    state = _every(program.drift_every, step, program.per_replica(_at_rest), state)
-    state = _every(program.rotation_every, step, program.per_replica(without_rotation), state)
+    state = _every(program.drift_every, step, program.per_replica(_accounted(_at_rest)), state)
+    state = _every(
+        program.rotation_every, step, program.per_replica(_accounted(without_rotation)), state
+    )
     if system.bias is not None:
         state = program.per_replica(partial(_with_bias_updated, system.bias))(state)
     if exchanges is not None:
@@ -270,6 +280,17 @@ def with_work(
 
 def _at_rest(state: State) -> State:
     return state.replace(momenta=without_drift(state.momenta, state.masses, state.species))
+
+
+def _accounted(change: Callable[[State], State]) -> Callable[[State], State]:
+    """A change of momenta whose effect on the kinetic energy counts as work from outside."""
+
+    def changed(state: State) -> State:
+        after = change(state)
+        gained = summation.add(kinetic_energy(after), summation.negative(kinetic_energy(state)))
+        return after.replace(work=summation.add(state.work, gained))
+
+    return changed
 
 
 def _with_bias_updated(bias: Any, state: State) -> State:

@@ -122,8 +122,10 @@ def test_rotation_is_removed(argon):
     rng = np.random.default_rng(0)
     atoms = Atoms("Ar5", rng.normal(0, 3, (5, 3)) + [[4 * i, 0, 0] for i in range(5)])
     result = run(
-        argon, atoms, steps=20, temperature_K=20, timestep_fs=2.0, remove_rotation_every=5
+        argon, atoms, steps=20, ensemble="langevin", temperature_K=20, timestep_fs=2.0,
+        remove_rotation_every=5, remove_drift_every=5,
     )  # fmt: skip
+    assert np.ptp(result.log["conserved_eV"]) < 0.02 * np.ptp(result.log["kinetic_eV"])
     for frame in (result.frames[0], result.atoms):
         np.testing.assert_allclose(frame.get_angular_momentum(), 0, atol=1e-8)
         np.testing.assert_allclose(frame.get_momenta().sum(axis=0), 0, atol=1e-10)
