@@ -76,8 +76,11 @@ def _is_search(node: Any) -> bool:
     return isinstance(node, PairSearch)
 
 
-def faults(tree: Any) -> Int[Array, ""]:
-    """The faults of all searches inside a pytree (accumulators of observables); compiled."""
+def faults(tree: Any) -> Int[Array, "*replicas"]:
+    """The faults of all searches inside a pytree (accumulators of observables); compiled.
+
+    With replicas, those of each.
+    """
     total = jnp.int32(0)
     for node in jax.tree.leaves(tree, is_leaf=_is_search):
         if _is_search(node):
