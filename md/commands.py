@@ -183,7 +183,7 @@ def _add_md(commands: argparse._SubParsersAction, load: Loader) -> None:
         help="go on from the checkpoint in DIR; --steps counts those already done",
     )
     add("--walltime", type=duration, metavar="H:MM:SS", help="stop in order before this has passed")
-    _add_dtype(group)
+    _add_dtype(group, default=None)  # a run file may say it
     group = parser.add_argument_group("output")
     add = group.add_argument
     add("--output", metavar="DIR", help="folder of the results")
@@ -235,7 +235,6 @@ def _md(options: argparse.Namespace, load: Loader) -> None:
     from md import run_file
     from md.run import simulate
 
-    dtype = options.dtype
     words: dict[str, Any] = run_file.load(options.run_file) if options.run_file else {}
     given = {
         _WORDS.get(name, name): value
@@ -249,11 +248,14 @@ def _md(options: argparse.Namespace, load: Loader) -> None:
                 f"{options.run_file} has stages: say there what {', '.join(in_stages)} shall be"
             )
     words |= given
+    words.setdefault("dtype", "float32")
+    if options.no_progress:
+        words["progress"] = False
     if "stages" not in words and "steps" not in words:
         raise ValueError("say how long: --steps N, or --run-file with stages")
     if "output" not in words:
         raise ValueError("say where the results go: --output DIR")
-    loaded = load_potential(options, load, dtype)
+    loaded = load_potential(options, load, words["dtype"])
     if options.fix:
         from md.groups import Group
 
@@ -265,9 +267,7 @@ def _md(options: argparse.Namespace, load: Loader) -> None:
             *_observables(options.observe, loaded.potential.cutoff),
         ]
     words.setdefault("shortest_distances", loaded.shortest_distances)
-    simulation = simulate(
-        loaded.potential, _structure(options), progress=not options.no_progress, **words
-    )
+    simulation = simulate(loaded.potential, _structure(options), **words)
     print(_summary(simulation, words["output"]))
 
 
@@ -289,10 +289,10 @@ def _observables(chosen: list[str], cutoff: float) -> list[Any]:
 
 
 def _summary(simulation: Any, output: Any) -> str:
-    log = simulation.log
+    log, done = simulation.log, simulation.atoms.info
     drift = 1000 * (log["conserved_eV"][-1] - log["conserved_eV"][0])
     words = (
-        f"{log['step'][-1]} steps, {log['time_fs'][-1] / 1000:g} ps; mean temperature "
+        f"{done['step']} steps, {done['time_fs'] / 1000:g} ps; mean temperature "
         f"{log['temperature_K'].mean():.1f} K, drift of the conserved energy {drift:.3f} meV; "
         f"in {output}"
     )
@@ -344,7 +344,7 @@ def _add_relax(commands: argparse._SubParsersAction, load: Loader) -> None:
         help="steps between frames (default: 0, none)",
     )
     add("--no-progress", action="store_true", help="show no progress bar")
-    _add_dtype(parser)
+    _add_dtype(parser, default="float32")
 
 
 def _relax(options: argparse.Namespace, load: Loader) -> None:
@@ -419,11 +419,11 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_dtype(parser: argparse._ActionsContainer) -> None:
+def _add_dtype(parser: argparse._ActionsContainer, default: str | None) -> None:
     parser.add_argument(
         "--dtype",
         choices=("float32", "float64"),
-        default="float32",
+        default=default,
         help="precision of the arithmetic (default: float32)",
     )
 

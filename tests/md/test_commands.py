@@ -145,6 +145,16 @@ def test_join_says_what_is_missing(folder, capsys):
     assert "no segments" in capsys.readouterr().err
 
 
+def test_options_leave_a_run_file_what_they_do_not_name(folder, capsys):
+    text = "{steps: 5, temperature_K: 10, dtype: float64, progress: false, output: out}"
+    (folder / "run.yaml").write_text(text)
+    command = ["md", "lj.yaml", "argon.xyz", "--run-file", "run.yaml", "--trajectory-every", "0"]
+    assert main(command) == 0
+    with np.load(folder / "out" / "checkpoint.npz") as file:
+        assert file["tree.state.positions"].dtype == np.float64
+    assert capsys.readouterr().out.startswith("5 steps")  # and no bar
+
+
 def test_run_files_become_arguments(folder):
     words = run_file.load("run.yaml")
     assert words["stages"][0] == Stage(
