@@ -405,47 +405,27 @@ ENGINES: dict[str, Callable[[str, Atoms], Run]] = {
 # -- memory ---------------------------------------------------------------------------------------
 
 
-def memory(potential: str, atoms: Atoms) -> dict[str, float]:
-    """Peak memory of a short run with several rebuilds, less what this process holds without it.
-
-    Idle is a process that has done the same to few atoms and holds the structure that is to come.
-    """
+def memory(potential: str, atoms: Atoms) -> dict[str, int]:
+    """The largest resident set of a short run, and the size of its list, in bytes."""
     import md
 
-    def simulate(atoms: Atoms, steps: int) -> Any:
-        return md.simulate(
-            our_potential(potential),
-            atoms,
-            steps=steps,
-            timestep_fs=TIMESTEP[potential],
-            velocities="keep",
-            log_every=LOG_EVERY,
-            trajectory_every=0,
-            progress=False,
-        )
-
-    small = prepared(potential, 1000)
-    simulate(small, 1)
-    idle = resident()
-    rows, slots = simulate(atoms, 24).neighbours.indices.shape
-    peak = (1 if sys.platform == "darwin" else 1024) * resource.getrusage(
-        resource.RUSAGE_SELF
-    ).ru_maxrss
-    listed = slots * (4 + 3)  # an int32 and three int8
+    run = md.simulate(
+        our_potential(potential),
+        atoms,
+        steps=24,
+        timestep_fs=TIMESTEP[potential],
+        velocities="keep",
+        log_every=LOG_EVERY,
+        trajectory_every=0,
+        progress=False,
+    )
+    rows, slots = run.neighbours.indices.shape
+    unit = 1 if sys.platform == "darwin" else 1024
     return {
         "atoms": rows,
-        "slots": slots,
-        "idle_GB": idle / 1e9,
-        "peak_GB": peak / 1e9,
-        "list_B_per_atom": listed,
-        "beyond_list_B_per_atom": (peak - idle) / rows - listed,
+        "peak_B": unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "list_B": rows * slots * (4 + 3),  # an int32 and three int8
     }
-
-
-def resident() -> int:
-    """Bytes of memory that this process holds."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
 
 
 if __name__ == "__main__":
