@@ -128,3 +128,9 @@ def test_yaml_can_be_loaded(page, tmp_path):
 def test_python_is_python(page):
     for code in blocks(page, "python"):
         compile(code, str(page), "exec")
+
+
+def test_every_file_of_the_engine_has_its_place():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    files = [path.name for path in ROOT.glob("md/*.py") if path.name != "__init__.py"]
+    assert [name for name in sorted(files) if not re.search(rf"\b{name}\b", text)] == []
