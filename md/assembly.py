@@ -218,12 +218,13 @@ class Assembly:
                 place = state.positions, state.cell, state.species
                 capacities = neighbours.enlarged(new.replace(capacities=capacities), *place)
             accumulators = pair_search.grown(accumulators, measured, state)
-        if capacities != lists.capacities:
 
-            def resized(lists: NeighbourList, species: Any) -> NeighbourList:
-                return neighbours.resized(lists, species, capacities)
+        def rebuilt(lists: NeighbourList, species: Any) -> NeighbourList:
+            return neighbours.resized(lists, species, capacities)
 
-            lists = (resized if self.replicas is None else jax.vmap(resized))(lists, species)
+        # the chunk has written over the list that it started from
+        lists = lists.replace(indices=None, shifts=None)
+        lists = (rebuilt if self.replicas is None else jax.vmap(rebuilt))(lists, species)
         return before._replace(neighbours=lists, accumulators=accumulators)
 
     # -- structures -------------------------------------------------------------------------------

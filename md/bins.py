@@ -262,21 +262,39 @@ def search(
     species: Int[Array, " atoms"],
     reach: Reach,
     capacities: Capacities,
+    room: tuple[Int[Array, "atoms slots"], Int[Array, "atoms slots 3"]] | None = None,
 ) -> tuple[Int[Array, "atoms slots"], Int[Array, "atoms slots 3"], Int[Array, ""], Required]:
-    """Indices, shifts, faults and required sizes of the list of a structure."""
-    n, k = positions.shape[0], capacities.neighbours
-    bins = fill(positions, cell, species, reach, capacities)
+    """Indices, shifts, faults and required sizes of the list of a structure.
 
-    def block(rows):
-        index, shift, count = _neighbours_of(rows, bins, cell, species, reach, capacities)
-        return index, shift.astype(jnp.int8), count, jnp.max(jnp.abs(shift))
+    Args:
+        room: arrays of the right sizes to write indices and shifts into, whatever they hold: those
+            of a list that is given up, so that there need not be two in memory.
+    """
+    n, k = positions.shape[0], capacities.neighbours
+    if room is None:
+        room = jnp.zeros((n, k), jnp.int32), jnp.zeros((n, k, 3), jnp.int8)
+    bins = fill(positions, cell, species, reach, capacities)
 
     blocks = ceil(n * candidates_per_atom(capacities) / _CANDIDATES_PER_BLOCK)
     size = ceil(n / blocks)
-    blocks = ceil(n / size)
-    rows = jnp.minimum(jnp.arange(blocks * size, dtype=jnp.int32), n - 1).reshape(blocks, size)
-    index, shift, count, farthest = jax.lax.map(block, rows)
-    required = Required(jnp.max(count), bins.occupancy)
+
+    def block(number, carry):
+        indices, shifts, largest, farthest = carry
+        start = jnp.minimum(number * size, n - size)  # the last block repeats some rows
+        rows = start + jnp.arange(size, dtype=jnp.int32)
+        index, shift, count = _neighbours_of(rows, bins, cell, species, reach, capacities)
+        return (
+            jax.lax.dynamic_update_slice_in_dim(indices, index.astype(jnp.int32), start, 0),
+            jax.lax.dynamic_update_slice_in_dim(shifts, shift.astype(jnp.int8), start, 0),
+            jnp.maximum(largest, jnp.max(count)),
+            jnp.maximum(farthest, jnp.max(jnp.abs(shift)).astype(jnp.int32)),
+        )
+
+    nothing = jnp.zeros((), jnp.int32)
+    indices, shifts, largest, farthest = jax.lax.fori_loop(
+        0, ceil(n / size), block, (*room, nothing, nothing)
+    )
+    required = Required(largest, bins.occupancy)
 
     def bit(condition, fault):
         return jnp.where(condition, jnp.int32(fault), jnp.int32(0))
@@ -285,14 +303,9 @@ def search(
         bit(required.neighbours > k, Fault.NEIGHBOUR_CAPACITY)
         | bit(required.bin_occupancy > capacities.bin_occupancy, Fault.BIN_CAPACITY)
         | bit(bins.too_thin, Fault.CELL_SHRUNK)
-        | bit(jnp.max(farthest) > _LARGEST_SHIFT, Fault.SHIFT_RANGE)
+        | bit(farthest > _LARGEST_SHIFT, Fault.SHIFT_RANGE)
     )
-    return (
-        index.reshape(blocks * size, k)[:n],
-        shift.reshape(blocks * size, k, 3)[:n],
-        faults,
-        required,
-    )
+    return indices, shifts, faults, required
 
 
 @partial(jax.jit, static_argnames=("reach", "capacities"))

@@ -156,7 +156,11 @@ def _rebuilt(
     """The list that was built from these positions, with these capacities."""
     zero = jnp.zeros((), jnp.int32)
     blank = template.replace(
-        capacities=capacities, faults=zero, required=jax.tree.map(lambda _: zero, template.required)
+        indices=None,
+        shifts=None,
+        capacities=capacities,
+        faults=zero,
+        required=jax.tree.map(lambda _: zero, template.required),
     )
     if positions.ndim == 3:
         built = _update_each(blank, positions, cell, jnp.broadcast_to(species, positions.shape[:2]))

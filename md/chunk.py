@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
@@ -140,7 +141,15 @@ def rebuilt_if_due(
         return state, update(neighbours, state.positions, state.cell, state.species)
 
     due = program.per_replica(needs_update)(neighbours, state.positions, state.cell)
-    return jax.lax.cond(jnp.any(due), rebuild, lambda *unchanged: unchanged, state, neighbours)
+
+    # A loop of one turn or none rather than a cond, which would copy the list at every step.
+    def turn(carry: tuple[Array, State, NeighbourList]) -> tuple[Array, State, NeighbourList]:
+        _, *old = carry
+        return jnp.asarray(False), *rebuild(*old)
+
+    carry = jnp.any(due), state, neighbours
+    _, state, neighbours = jax.lax.while_loop(lambda carry: carry[0], turn, carry)
+    return state, neighbours
 
 
 def with_forces(
@@ -310,15 +319,17 @@ def _every(stride: int, step: Array, function: Callable[[Any], Any], value: Any)
     return jax.lax.cond(step % stride == 0, function, lambda same: same, value)
 
 
-@partial(jax.jit, static_argnames="program")
 def run_chunk(
     program: Program,
     system: System,
     course: Course,
     carry: Carry,
-    counts: Int[Array, "frames segments"],
+    counts: Int[np.ndarray, "frames segments"],
 ) -> tuple[Carry, Report]:
     """Advance a state by Σ counts steps, or until something goes wrong.
+
+    The new list is written over the old one: of ``carry.neighbours``, ``indices`` and ``shifts``
+    must not be used any more, for there is no room for two lists of millions of atoms.
 
     Args:
         program: static choices.
@@ -327,6 +338,23 @@ def run_chunk(
         carry: where to start.
         counts: steps of each segment (:mod:`md.schedule`).
     """
+    listed = carry.neighbours
+    rest = carry._replace(neighbours=listed.replace(indices=None, shifts=None))
+    return _run_chunk(program, system, course, rest, counts, listed.indices, listed.shifts)
+
+
+@partial(jax.jit, static_argnames="program", donate_argnames=("indices", "shifts"))
+def _run_chunk(
+    program: Program,
+    system: System,
+    course: Course,
+    carry: Carry,
+    counts: Int[Array, "frames segments"],
+    indices: Array,
+    shifts: Array,
+) -> tuple[Carry, Report]:
+    listed = carry.neighbours.replace(indices=indices, shifts=shifts)
+    carry = carry._replace(neighbours=listed)
 
     def step(count, inner):
         done, carry, _ = inner

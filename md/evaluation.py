@@ -67,8 +67,9 @@ def evaluate(
         block_size: atoms evaluated at once; by default :func:`default_block_size`.
         deterministic: sum forces in fixed point, for accelerators, whose floating-point sums come
             in any order; the resolution is 1e-9 eV/Å.
-        with_virial: whether the virial is wanted, else it is NaN. For pair potentials it costs as
-            much as all the rest; compiled code may decide at run time.
+        with_virial: whether the virial is wanted, else it may be NaN. Compiled code may decide at
+            run time; that saves time with pair potentials, where a virial costs as much as all
+            the rest, and is not worth compiling two evaluations with others.
     """
     n = positions.shape[0]
 
@@ -152,19 +153,32 @@ def _in_blocks(
         extras = tuple(jnp.zeros((n, 1, *x.shape[2:]), x.dtype) for x in extras)
     if block_size is None:
         block_size = default_block_size(n, indices.shape[1], potential)
+    # Where every pair pulls equally at both its atoms, the slots of an atom hold all its forces.
+    pairwise = getattr(potential, "pairwise", False)
+    if not isinstance(with_virial, bool):
+        if pairwise:
+            arguments = potential, vectors_of, indices, extras, species
+            arguments += block_size, dtype, deterministic
+            return lax.cond(
+                with_virial,
+                lambda: _in_blocks(*arguments, with_virial=True),
+                lambda: _in_blocks(*arguments, with_virial=False),
+            )
+        with_virial = True
     blocks = math.ceil(n / block_size)
-    size = math.ceil(n / blocks)  # even blocks: less padding in the last
-    padding = blocks * size - n
+    size = math.ceil(n / blocks)  # even blocks
 
-    def pad(array: Array, value: Any) -> Array:
-        widths = [(0, padding)] + [(0, 0)] * (array.ndim - 1)
-        padded = jnp.pad(array, widths, constant_values=value)
-        return padded.reshape(blocks, size, *array.shape[1:])
-
-    def step(carry: tuple[Any, Array], block: tuple[Array, ...]) -> tuple[Any, Array]:
-        forces, virial = carry
-        start, block_indices, block_species, *block_extras = block
-        rows = jnp.minimum(start + jnp.arange(size), n - 1)
+    def block(number: Array | int, carry: tuple[Any, Array, Array]) -> tuple[Any, Array, Array]:
+        forces, virial, site_energies = carry
+        # The last block begins early enough to be full. Rows that it repeats count as padding.
+        start = jnp.minimum(number * size, n - size)
+        rows = start + jnp.arange(size)
+        repeated = rows < number * size
+        block_species = jnp.where(repeated, -1, lax.dynamic_slice_in_dim(species, start, size))
+        block_indices, *block_extras = (
+            lax.dynamic_slice_in_dim(x, start, size) for x in (indices, *extras)
+        )
+        block_indices = jnp.where(repeated[:, None], n, block_indices)
         vectors, mask = vectors_of(rows, block_indices, *block_extras)
         neighbour_species = jnp.maximum(species[jnp.minimum(block_indices, n - 1)], 0)
         energies, gradients = pair_gradients(
@@ -172,10 +186,8 @@ def _in_blocks(
         )
         forces = add_forces(forces, rows, block_indices, gradients)
         virial = add_virial(virial, vectors, gradients)
-        return (forces, virial), energies
+        return forces, virial, site_energies.at[rows].add(energies)
 
-    # Where every pair pulls equally at both its atoms, the slots of an atom hold all its forces.
-    pairwise = getattr(potential, "pairwise", False)
     if pairwise:
 
         def add_forces(forces: Any, rows: Array, _: Array, gradients: Array) -> Any:
@@ -194,32 +206,21 @@ def _in_blocks(
             forces = forces.at[indices].add(-gradients, mode="drop")
             return forces.at[rows].add(jnp.sum(gradients, axis=1))
 
-    def plus_virial(virial: Array, vectors: Array, gradients: Array) -> Array:
+    def add_virial(virial: Array, vectors: Array, gradients: Array) -> Array:
+        if not with_virial:
+            return jnp.full_like(virial, jnp.nan)
         return virial + jnp.einsum(
             "nki,nkj->ij", vectors, gradients, precision=lax.Precision.HIGHEST
         )
 
-    def add_virial(*terms: Array) -> Array:
-        if with_virial is True:
-            return plus_virial(*terms)
-        return lax.cond(with_virial, plus_virial, lambda virial, *_: virial + jnp.nan, *terms)
-
     in_fixed_point = deterministic and not pairwise
     nothing = fixed_point.zeros((n, 3)) if in_fixed_point else jnp.zeros((n, 3), dtype)
-    carry = (nothing, jnp.zeros((3, 3), dtype))
-    xs = (
-        jnp.arange(blocks) * size,
-        pad(indices, n),
-        pad(species, -1),
-        *(pad(x, 0) for x in extras),
-    )
-    if blocks == 1:
-        (forces, virial), energies = step(carry, jax.tree.map(lambda x: x[0], xs))
-    else:
-        (forces, virial), energies = lax.scan(step, carry, xs)
+    carry = nothing, jnp.zeros((3, 3), dtype), jnp.zeros(n, dtype)
+    carry = block(0, carry) if blocks == 1 else lax.fori_loop(0, blocks, block, carry)
+    forces, virial, site_energies = carry
     if in_fixed_point:
         forces = fixed_point.to_float(forces, dtype)
-    return Evaluation(energies.reshape(-1)[:n], forces, virial)
+    return Evaluation(site_energies, forces, virial)
 
 
 def default_block_size(num_atoms: int, num_slots: int, potential: Any = None) -> int:

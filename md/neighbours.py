@@ -241,12 +241,19 @@ def update(
 ) -> NeighbourList:
     """A list for new positions, of the same sizes: pure, for use inside compiled code.
 
-    Nothing is lost silently: see ``faults`` of the result.
+    Nothing is lost silently: see ``faults`` of the result. A list whose ``indices`` and ``shifts``
+    are None gets new ones.
     """
     if positions.shape[0] == 0:
         return neighbours.replace(reference_cell=cell)
+    room = None if neighbours.indices is None else (neighbours.indices, neighbours.shifts)
     indices, shifts, faults, required = bins.search(
-        positions, cell, species, neighbours.reach, neighbours.capacities
+        positions,
+        cell,
+        species,
+        neighbours.reach,
+        neighbours.capacities,
+        room,
     )
     return neighbours.replace(
         indices=indices,
