@@ -153,6 +153,7 @@ class Assembly:
         draw = leg.stage.velocities == "draw" or (leg.stage.velocities is None and fresh)
         start = leg.stage.start_temperature_K
 
+        @jax.jit  # once, instead of hundreds of small programs
         def enter_one(state: State, temperature: Any, parameters: Any, old: Any) -> State:
             conserved = None
             if not fresh:
@@ -243,6 +244,7 @@ class Assembly:
         program, state = self.program(leg), carry.state
         parameters = program.parameters(self.course(leg), state)
 
+        @jax.jit
         @program.per_replica
         def look(parameters: Any, state: State) -> Any:
             exchanged = program.integrator(parameters).energy_exchanged

@@ -50,6 +50,9 @@ def validate(atoms: Atoms) -> None:
         )
 
 
+_initial_state = jax.jit(initial_state, static_argnames="pbc")
+
+
 def state_from_atoms(
     atoms: Atoms, species: tuple[str, ...], momenta: Any, seed: int, dtype: Any
 ) -> State:
@@ -60,7 +63,7 @@ def state_from_atoms(
     images = np.floor(np.linalg.solve(frame.T, atoms.positions.T).T)
     images = np.where(atoms.pbc, images, 0).astype(np.int32)
     positions = atoms.positions - images @ atoms.cell.array
-    state = initial_state(
+    state = _initial_state(
         positions=jnp.asarray(positions, dtype),
         momenta=jnp.asarray(momenta, dtype),
         species=jnp.asarray(species_indices(atoms.symbols, species)),
