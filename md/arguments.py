@@ -127,9 +127,10 @@ def precision_of_run(dtype: str | None, potential: LocalPotential) -> str:
     return precision
 
 
-def default_chunk(atoms: Atoms) -> int:
+def default_chunk(potential: LocalPotential, atoms: Atoms) -> int:
     """Steps per chunk: about as much work for any size, but never dependent on the machine."""
-    return int(np.clip(20_000 // len(atoms), 20, 2000))
+    work = 500_000 if getattr(potential, "pairwise", False) else 20_000
+    return int(np.clip(work // len(atoms), 20, 2000))
 
 
 def distance_table(shortest_distances: Any, species: tuple[str, ...], precision: str) -> Any:

@@ -219,11 +219,11 @@ def first_true(
 
     Slots beyond that number hold some valid box and place.
 
-    The mask is packed into words of 24 bits, which float32 holds exactly; a slot's word is then
-    found by bisecting the running counts, and its bit by halving the word. On a CPU this is
-    several times faster than sorting, scattering, or counting single candidates. Packing and
-    counting are matrix products because XLA never computes their operands twice, as it does with
-    sums.
+    The mask is packed into words of 24 bits, which float32 holds exactly: several to a box, or
+    several small boxes to a word. A slot's word is then found by bisecting the running counts, and
+    its bit by halving the word. On a CPU this is several times faster than sorting, scattering, or
+    counting single candidates. Packing and counting are matrix products because XLA never computes
+    their operands twice, as it does with sums.
     """
     rows, boxes, places = mask.shape
     per_box = -(-places // _WORD)
@@ -232,9 +232,14 @@ def first_true(
         place[:, None] // _WORD == np.arange(per_box), 2.0 ** (place[:, None] % _WORD), 0
     )
     words = jnp.dot(mask.astype(jnp.float32), powers.astype(np.float32)).reshape(rows, -1)
+    together = max(1, _WORD // places)  # boxes in a word
+    if together > 1:
+        words = jnp.pad(words, ((0, 0), (0, -boxes % together)))
+        shifts = 2.0 ** (places * np.arange(together))
+        words = jnp.dot(words.reshape(rows, -1, together), shifts.astype(np.float32))
     words = words.astype(jnp.uint32)
     inside = jax.lax.population_count(words).astype(jnp.float32)
-    until = np.triu(np.ones((boxes * per_box,) * 2, np.float32))
+    until = np.triu(np.ones((words.shape[1],) * 2, np.float32))
     running = jnp.dot(inside, until, precision=jax.lax.Precision.HIGHEST).astype(jnp.int32)
 
     slot = jnp.arange(slots)
@@ -248,6 +253,9 @@ def first_true(
         skipped = _true_bits((rest >> bit.astype(jnp.uint32)) & jnp.uint32((1 << width) - 1))
         above = left >= skipped
         left, bit = jnp.where(above, left - skipped, left), jnp.where(above, bit + width, bit)
+    if together > 1:
+        box = jnp.minimum(word * together + bit // places, boxes - 1)
+        return box, bit % places, running[:, -1]
     found = jnp.minimum(word % per_box * _WORD + bit, places - 1)
     return word // per_box, found, running[:, -1]
 
@@ -290,10 +298,10 @@ def search(
             jnp.maximum(farthest, jnp.max(jnp.abs(shift)).astype(jnp.int32)),
         )
 
-    nothing = jnp.zeros((), jnp.int32)
-    indices, shifts, largest, farthest = jax.lax.fori_loop(
-        0, ceil(n / size), block, (*room, nothing, nothing)
-    )
+    carry = (*room, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+    # outside a loop XLA uses all cores
+    found = block(0, carry) if blocks == 1 else jax.lax.fori_loop(0, ceil(n / size), block, carry)
+    indices, shifts, largest, farthest = found
     required = Required(largest, bins.occupancy)
 
     def bit(condition, fault):

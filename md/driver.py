@@ -15,6 +15,7 @@ from md import observables, pair_search
 from md.alarms import Closest
 from md.assembly import Assembly, steps_done
 from md.chunk import Carry, Report, run_chunk
+from md.ensembles import Course
 from md.faults import GROWABLE, Fault
 from md.interruption import Interruption
 from md.output import LAST_GOOD, Output
@@ -84,8 +85,9 @@ class Driver:
                     if entered is None or number > entered:
                         carry = run.enter(leg, run.legs[entered or 0], carry)
                         entered = number
+                    course = run.course(leg)
                     while steps_done(carry) < leg.last and not interruption.stopping:
-                        done = self.advance(leg, carry, files)
+                        done = self.advance(leg, course, carry, files)
                         written = False
                         self.write(leg, done.plan, done.report, files)
                         carry, written = done.carry, True
@@ -106,13 +108,13 @@ class Driver:
             signal.raise_signal(interruption.signal)
         return carry, growths
 
-    def advance(self, leg: Leg, carry: Carry, files: Output) -> Progress:
+    def advance(self, leg: Leg, course: Course, carry: Carry, files: Output) -> Progress:
         """One chunk of a stage, again and again until no buffer overflows in it.
 
         A fresh state takes one step of zero length: the same code gives it its first forces.
         """
         run = self.assembly
-        program, system, course = run.program(leg), run.system_of(leg), run.course(leg)
+        program, system = run.program(leg), run.system_of(leg)
         step = steps_done(carry)
         if step < 0:
             plan, course = self.schedule.first(), course.standing_still()

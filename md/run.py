@@ -162,7 +162,7 @@ def simulate(
     ladder_K = arguments.ladder_of(replicas, replica_temperatures_K, exchange_every, course)
     arguments.check_velocities(course, ladder_K)
     schedule = Schedule(
-        log_every, trajectory_every, chunk_steps or arguments.default_chunk(templates[0])
+        log_every, trajectory_every, chunk_steps or arguments.default_chunk(potential, templates[0])
     )
     if walltime_s is not None and not walltime_s > 0:
         raise ValueError(f"walltime_s must be positive, not {walltime_s}")
