@@ -10,7 +10,7 @@ import numpy as np
 
 def species_indices(
     symbols: Sequence[str] | Any,
-    species: tuple[str, ...],
+    species: Sequence[str],
     where: str = "the structure",
     mend: str = "",
     error: type[ValueError] = ValueError,

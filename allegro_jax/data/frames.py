@@ -276,7 +276,7 @@ def _directions(pbc: np.ndarray) -> str:
     return ", ".join(name for name, periodic in zip("abc", pbc, strict=True) if periodic)
 
 
-def species_of(frame: Frame, species: tuple[str, ...]) -> np.ndarray:
+def species_of(frame: Frame, species: Sequence[str]) -> np.ndarray:
     """Species index of each atom of a frame.
 
     Raises:
