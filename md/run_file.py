@@ -111,6 +111,8 @@ def _check_words(words: dict[str, Any]) -> None:
     taken = inspect.signature(simulate).parameters
     known = {n for n, p in taken.items() if p.kind is p.KEYWORD_ONLY} | {"stages"}
     stage = set(inspect.signature(Stage).parameters)
+    _check_kinds(simulate, words)
+    _check_kinds(Stage, words)
     for word in words:
         if word not in known | stage:
             raise ValueError(f"unknown word {word!r}; known are {', '.join(sorted(known | stage))}")
@@ -152,9 +154,30 @@ def _made(make: Callable[..., Any], content: Any, where: str) -> Any:
     words = {name: _frozen(value) for name, value in _mapping(content, where).items()}
     try:
         inspect.signature(make).bind(**words)
+        _check_kinds(make, words)
         return make(**words)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+# what annotations of words call a kind of value, and what YAML makes of such values
+_KINDS = {"int": int, "float": (int, float), "Number": (int, float), "bool": bool, "str": str}
+_CALLED = {"int": "a whole number", "bool": "true or false", "str": "a word"}
+
+
+def _check_kinds(make: Callable[..., Any], words: Mapping[str, Any]) -> None:
+    """Refuse values of another kind than the signature says, where it says something simple."""
+    for name, parameter in inspect.signature(make).parameters.items():
+        kinds = [kind for kind in str(parameter.annotation).split(" | ") if kind != "None"]
+        if name not in words or not kinds or any(kind not in _KINDS for kind in kinds):
+            continue
+        value = words[name]
+        fits = any(isinstance(value, _KINDS[kind]) for kind in kinds)
+        if isinstance(value, bool):
+            fits = "bool" in kinds
+        if not fits and not (value is None and "None" in str(parameter.annotation)):
+            called = " or ".join(dict.fromkeys(_CALLED.get(kind, "a number") for kind in kinds))
+            raise ValueError(f"{name} must be {called}, not {value!r}")
 
 
 def _frozen(value: Any) -> Any:

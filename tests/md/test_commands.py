@@ -13,6 +13,7 @@ from ase.build import bulk
 from allegro_jax.cli import main
 from md import (
     Group,
+    MeanSquaredDisplacement,
     Metadynamics,
     RadialDistribution,
     Stage,
@@ -107,6 +108,90 @@ def test_a_potential_in_python_and_a_lammps_structure(folder, capsys):
     np.testing.assert_allclose(final.positions[:2], start.positions[:2], atol=1e-5)
 
 
+MD_OPTIONS = {
+    "--ensemble npt": {"ensemble": "npt"},
+    "--steps 7": {"steps": 7},
+    "--timestep 2": {"timestep_fs": 2.0},
+    "--temperature 300:1000": {"temperature_K": (300.0, 1000.0)},
+    "--friction 0.1": {"friction_per_fs": 0.1},
+    "--time-constant 50": {"time_constant_fs": 50.0},
+    "--pressure 0,0,1": {"pressure_GPa": (0.0, 0.0, 1.0)},
+    "--cell full": {"cell": "full"},
+    "--pressure-time-constant 500": {"pressure_time_constant_fs": 500.0},
+    "--compressibility 0.4": {"compressibility_per_GPa": 0.4},
+    "--strain-rate 0,0,1e-5": {"strain_rate_per_fs": (0.0, 0.0, 1e-5)},
+    "--fix 0:2 --fix Ar": {
+        "groups": tuple(Group(a, name=f"fixed {a}", fixed=True) for a in ("0:2", "Ar"))
+    },
+    "--velocities keep": {"velocities": "keep"},
+    "--minimise": {"minimise": True},
+    "--seed 3": {"seed": 3},
+    "--replicas 2": {"replicas": 2},
+    "--replica-temperatures 100:200": {"replica_temperatures_K": (100.0, 200.0)},
+    "--exchange-every 50": {"exchange_every": 50},
+    "--restart": {"restart": True},
+    "--walltime 1:00:00": {"walltime_s": 3600.0},
+    "--dtype float64": {"dtype": "float64"},
+    "--output there": {"output": "there"},
+    "--log-every 5": {"log_every": 5},
+    "--trajectory-every 20": {"trajectory_every": 20},
+    "--trajectory h5md": {"trajectory": "h5md"},
+    "--observe rdf msd": {"observables": [RadialDistribution(5.0), MeanSquaredDisplacement()]},
+    "--skin 0.7": {"skin": 0.7},
+    "--block-size 10": {"block_size": 10},
+    "--deterministic": {"deterministic": True},
+    "--maximum-temperature 900": {"maximum_temperature_K": 900.0},
+}
+
+
+class Reached(Exception):
+    """The engine was called, with these words."""
+
+
+def reached(monkeypatch, target, command):
+    """The words with which a command calls the engine."""
+
+    def called(*structures, **words):
+        raise Reached(words)
+
+    monkeypatch.setattr(target, called)
+    with pytest.raises(Reached) as caught:
+        run(*command.split())
+    return caught.value.args[0]
+
+
+def test_every_option_of_md_reaches_the_engine(folder, monkeypatch):
+    everything = " ".join(MD_OPTIONS)
+    words = reached(monkeypatch, "md.run.simulate", f"md lj.yaml argon.xyz {everything}")
+    expected = {name: value for part in MD_OPTIONS.values() for name, value in part.items()}
+    assert words == expected | {"progress": False, "shortest_distances": None}
+    words = reached(monkeypatch, "md.run.simulate", "md lj.yaml argon.xyz --steps 3 --output o")
+    assert words.keys() == {"steps", "output", "dtype", "progress", "shortest_distances"}
+    typed = "md lj.yaml argon.data --format lammps-data --steps 3 --output o --species 1=Ar"
+    reached(monkeypatch, "md.run.simulate", typed)
+
+
+def test_every_option_of_relax_reaches_the_engine(folder, monkeypatch):
+    words = reached(
+        monkeypatch,
+        "md.relaxation.relax",
+        "relax lj.yaml argon.xyz --method lbfgs --cell full --pressure 2 --force-tolerance 0.1 "
+        "--stress-tolerance 0.2 --max-steps 9 --output there --trajectory-every 4 --dtype float64",
+    )
+    assert words == {
+        "method": "lbfgs",
+        "cell": "full",
+        "pressure_GPa": 2.0,
+        "force_tolerance": 0.1,
+        "stress_tolerance_GPa": 0.2,
+        "max_steps": 9,
+        "dtype": "float64",
+        "output": "there",
+        "trajectory_every": 4,
+        "progress": False,
+    }
+
+
 def test_relax(folder, capsys):
     arguments = ("--cell", "isotropic", "--dtype", "float64", "--force-tolerance", 1e-4)
     assert run("relax", "lj.yaml", "argon.xyz", *arguments, "--output", "out") == 0
@@ -192,6 +277,12 @@ def test_run_files_become_arguments(folder):
         ({"observables": [{"kind": "gdf"}]}, "observables, entry 1: kind must be one of rdf"),
         ({"observables": [{"kind": "rdf"}]}, "observables, entry 1: .*cutoff"),
         ({"bias": [{"kind": "wall", "variable": {"kind": "x"}}]}, "variable: kind must be one of"),
+        ({"steps": "many"}, "steps must be a whole number, not 'many'"),
+        ({"steps": 3, "timestep_fs": "short"}, "timestep_fs must be a number"),
+        ({"steps": 3, "log_every": 2.5}, "log_every must be a whole number"),
+        ({"steps": 3, "minimise": 1}, "minimise must be true or false"),
+        ({"stages": [{"steps": None}]}, "stages, entry 1: steps must be a whole number"),
+        ({"groups": [{"atoms": "Ar", "fixed": "yes"}]}, "groups, entry 1: fixed must be true"),
         ({"trajectory": {"format": "dcd"}}, "trajectory: .*format"),
     ],
 )
