@@ -10,12 +10,10 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from allegro_jax import __version__, compilation_cache
-
-if TYPE_CHECKING:
-    from md.commands import LoadedPotential
+from md.commands import LoadedPotential, add_commands, add_dtype
 
 DEBUG_VARIABLE = "ALLEGRO_JAX_DEBUG"
 
@@ -125,7 +123,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("data", nargs="+", metavar="DATA", help="files that ASE reads")
     parser.add_argument("--output", metavar="PRED.extxyz", help="write the predictions")
     parser.add_argument("--json", metavar="OUT.json", help="write the errors")
-    _add_dtype(parser)
+    add_dtype(parser)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -161,14 +159,11 @@ def _print_errors(errors: dict[str, Any]) -> None:
 
 
 def _add_dynamics(commands: argparse._SubParsersAction) -> None:
-    from md import commands as engine
-
-    engine.add_commands(commands, _load_model)
+    add_commands(commands, _load_model)
 
 
 def _load_model(path: str, dtype: str) -> LoadedPotential:
     from allegro_jax import model_file
-    from md.commands import LoadedPotential
 
     _set_precision(dtype)
     model = model_file.load(path)
@@ -254,7 +249,7 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
         help="a structure that ASE reads; default: a dense random box of the model's species",
     )
     parser.add_argument("--json", metavar="OUT.json", help="write the figures")
-    _add_dtype(parser)
+    add_dtype(parser)
 
 
 def _benchmark(options: argparse.Namespace) -> None:
@@ -270,15 +265,6 @@ def _benchmark(options: argparse.Namespace) -> None:
 
 
 # -- shared ---------------------------------------------------------------------------------------
-
-
-def _add_dtype(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument(
-        "--dtype",
-        choices=("float32", "float64"),
-        default="float32",
-        help="precision of the arithmetic (default: float32)",
-    )
 
 
 def _set_precision(dtype: str) -> None:

@@ -13,7 +13,7 @@ from ase import Atoms
 from md import replicas as copies
 from md import structures
 from md.groups import Group
-from md.local_potential import LocalPotential, precision_of
+from md.local_potential import LocalPotential
 from md.observable import Observable
 from md.stages import Leg, Stage
 
@@ -118,13 +118,6 @@ def too_hot(
         asked = [leg.stage.temperature_K, *(g.temperature_K for g in leg.stage.groups)]
         known += [float(np.max(value)) for value in asked if value is not None]
     return 10 * max(known)
-
-
-def precision_of_run(dtype: str | None, potential: LocalPotential) -> str:
-    precision = jnp.dtype(dtype or precision_of(potential)).name
-    if precision not in ("float32", "float64"):
-        raise ValueError(f"dtype must be float32 or float64, not {precision}")
-    return precision
 
 
 def default_chunk(potential: LocalPotential, atoms: Atoms) -> int:

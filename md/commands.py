@@ -183,7 +183,7 @@ def _add_md(commands: argparse._SubParsersAction, load: Loader) -> None:
         help="go on from the checkpoint in DIR; --steps counts those already done",
     )
     add("--walltime", type=duration, metavar="H:MM:SS", help="stop in order before this has passed")
-    _add_dtype(group, default=None)  # a run file may say it
+    add_dtype(group, default=None)  # a run file may say it
     group = parser.add_argument_group("output")
     add = group.add_argument
     add("--output", metavar="DIR", help="folder of the results")
@@ -344,7 +344,7 @@ def _add_relax(commands: argparse._SubParsersAction, load: Loader) -> None:
         help="steps between frames (default: 0, none)",
     )
     add("--no-progress", action="store_true", help="show no progress bar")
-    _add_dtype(parser, default="float32")
+    add_dtype(parser)
 
 
 def _relax(options: argparse.Namespace, load: Loader) -> None:
@@ -419,7 +419,8 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_dtype(parser: argparse._ActionsContainer, default: str | None) -> None:
+def add_dtype(parser: argparse._ActionsContainer, default: str | None = "float32") -> None:
+    """The option --dtype; without a default where something else may say it."""
     parser.add_argument(
         "--dtype",
         choices=("float32", "float64"),

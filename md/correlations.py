@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from md import cells, tallies, units
 from md.observable import Table, check_settings
-from md.state import State, real_atoms
+from md.state import State, hashable_indices, real_atoms
 from md.summation import TwoFloat
 
 
@@ -91,7 +91,7 @@ class MeanSquaredDisplacement:
     def __post_init__(self) -> None:
         check_settings(self.name, self.every)
         _check_lags(self.name, self.lags)
-        object.__setattr__(self, "atoms", _indices(self.atoms))
+        object.__setattr__(self, "atoms", hashable_indices(self.atoms))
 
     def init(self, state: State, neighbours: Any, species: tuple[str, ...]) -> LagSums:
         path = self._path(state)
@@ -168,7 +168,7 @@ class VelocityAutocorrelation:
     def __post_init__(self) -> None:
         check_settings(self.name, self.every)
         _check_lags(self.name, self.lags)
-        object.__setattr__(self, "atoms", _indices(self.atoms))
+        object.__setattr__(self, "atoms", hashable_indices(self.atoms))
         if self.window not in ("hann", "none"):
             raise ValueError(f'{self.name}: window must be "hann" or "none", not {self.window!r}')
 
@@ -248,11 +248,6 @@ def diffusion_coefficient(
 def _check_lags(name: str, lags: int) -> None:
     if lags < 2:
         raise ValueError(f"{name}: lags must be at least 2, not {lags}")
-
-
-def _indices(atoms: Any) -> tuple[int, ...] | None:
-    """Indices as hashable settings."""
-    return None if atoms is None else tuple(int(index) for index in atoms)
 
 
 def _chosen(atoms: Any) -> Any:

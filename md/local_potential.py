@@ -74,6 +74,18 @@ def precision_of(potential: Any) -> str:
     return next((kind.name for kind in kinds if jnp.issubdtype(kind, jnp.floating)), "float32")
 
 
+def chosen_precision(dtype: str | None, potential: Any) -> str:
+    """The precision asked for, or else that of the potential.
+
+    Raises:
+        ValueError: if it is neither float32 nor float64.
+    """
+    precision = jnp.dtype(dtype or precision_of(potential)).name
+    if precision not in ("float32", "float64"):
+        raise ValueError(f"dtype must be float32 or float64, not {precision}")
+    return precision
+
+
 def with_precision(potential: Any, precision: str) -> Any:
     """The same potential (or any pytree) with its floating leaves in another precision."""
 

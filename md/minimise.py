@@ -28,10 +28,8 @@ from md.descent import METHODS, Displacement, Enthalpy
 from md.evaluation import Evaluation, evaluate
 from md.faults import Fault
 from md.neighbours import NeighbourList, needs_update, update
+from md.strains import projected
 from md.summation import TwoFloat
-
-CELLS = ("isotropic", "anisotropic", "full")
-"""What a cell may do: change its size, the lengths along x, y and z, or its shape."""
 
 _LONGEST_MOVE = 0.2  # Å, of an atom in one step
 _LARGEST_STRAIN = 0.02  # of the cell in one step
@@ -50,7 +48,7 @@ class Problem:
         pressure: eV/Å³.
         force_tolerance: eV/Å, for each atom.
         stress_tolerance: eV/Å³, for each component of the stress that may relax.
-        shape: static; one of :data:`CELLS`, or None for a fixed cell.
+        shape: static; one of :data:`md.names.COUPLINGS`, or None for a fixed cell.
     """
 
     origin: Float[Array, "atoms 3"]
@@ -219,14 +217,7 @@ def downhill(
 
 def relaxing(shape: str | None, matrix: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
     """The part of a stress or strain along which the cell may change."""
-    if shape is None:
-        return jnp.zeros_like(matrix)
-    if shape == "full":
-        return (matrix + matrix.T) / 2
-    diagonal = jnp.diagonal(matrix)
-    if shape == "isotropic":
-        diagonal = jnp.broadcast_to(jnp.mean(diagonal), (3,))
-    return jnp.diag(diagonal)
+    return jnp.zeros_like(matrix) if shape is None else projected(matrix, shape)
 
 
 def describe(problem: Problem, cell: Float[Array, "3 3"], found: Evaluation) -> Line:

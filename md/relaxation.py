@@ -16,11 +16,11 @@ from ase.constraints import FixAtoms
 from ase.stress import full_3x3_to_voigt_6_stress
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from md import minimise, structures, units
+from md import minimise, names, structures, summation, units
 from md.descent import METHODS
 from md.faults import GROWABLE, Fault
-from md.local_potential import LocalPotential, precision_of, with_precision
-from md.minimise import CELLS, Line, Minimisation, Problem
+from md.local_potential import LocalPotential, chosen_precision, with_precision
+from md.minimise import Line, Minimisation, Problem
 from md.neighbours import NeighbourFunctions, NeighbourList, neighbour_list
 from md.output import FINAL, LAST_GOOD, Output
 from md.trajectory import TrajectorySettings
@@ -101,8 +101,8 @@ def relax(
         ValueError: for arguments or structures that make no sense; one readable line.
         RelaxationError: if an energy or force is not finite.
     """
-    precision = jnp.dtype(dtype or precision_of(potential)).name
-    _check(atoms, method, cell, precision)
+    precision = chosen_precision(dtype, potential)
+    _check(atoms, method, cell)
     for name, value, least in (
         ("max_steps", max_steps, 0),
         ("trajectory_every", trajectory_every, 0),
@@ -234,10 +234,9 @@ class _Run:
         )
 
     def line(self, step: int, line: Line) -> dict[str, float | int]:
-        energy = float(line.energy.high) + float(line.energy.low)
         row = {
             "step": step,
-            "energy_eV": energy + self.reference_energy,
+            "energy_eV": summation.to_float(line.energy) + self.reference_energy,
             "force_eV_per_A": float(line.force),
         }
         if self.periodic:
@@ -273,14 +272,12 @@ class _Run:
         return atoms
 
 
-def _check(atoms: Atoms, method: str, cell: str | None, precision: str) -> None:
+def _check(atoms: Atoms, method: str, cell: str | None) -> None:
     """Refuse what no relaxation can start from."""
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
-    if cell is not None and cell not in CELLS:
-        raise ValueError(f"cell must be None or one of {', '.join(CELLS)}, not {cell!r}")
-    if precision not in ("float32", "float64"):
-        raise ValueError(f"dtype must be float32 or float64, not {precision}")
+    if cell is not None and cell not in names.COUPLINGS:
+        raise ValueError(f"cell must be None or one of {', '.join(names.COUPLINGS)}, not {cell!r}")
     structures.validate(atoms)
     if cell is not None and not atoms.pbc.all():
         raise ValueError("cell: only that of a structure periodic in all directions can relax")

@@ -14,7 +14,7 @@ from md import bias, cells, collective_variables
 from md.bias import Static
 from md.cells import Periodicity
 from md.collective_variables import CollectiveVariable, wrapped
-from md.state import State, real_atoms
+from md.state import State, hashable_indices, real_atoms
 
 Number = Float[Array, ""] | float | int
 Atoms = Sequence[int] | np.ndarray | None
@@ -102,7 +102,7 @@ class PositionRestraint(Static):
     places: Float[Array, "chosen 3"] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "atoms", _hashable(self.atoms))
+        object.__setattr__(self, "atoms", hashable_indices(self.atoms))
 
     def init(self, state: State) -> tuple[Array, Array]:
         """Places of all atoms (Å), and the stiffness of each (eV/Å²) in units of k."""
@@ -148,7 +148,7 @@ class PlaneWall(Static):
     atoms: Atoms = struct.field(pytree_node=False, default=None)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "atoms", _hashable(self.atoms))
+        object.__setattr__(self, "atoms", hashable_indices(self.atoms))
         object.__setattr__(self, "normal", _vector(self.normal, "normal"))
         if not np.linalg.norm(self.normal) > 0:
             raise ValueError(f"the normal {self.normal} of a wall has no length")
@@ -185,7 +185,7 @@ class SphereWall(Static):
     atoms: Atoms = struct.field(pytree_node=False, default=None)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "atoms", _hashable(self.atoms))
+        object.__setattr__(self, "atoms", hashable_indices(self.atoms))
         object.__setattr__(self, "centre", _vector(self.centre, "centre"))
 
     def init(self, state: State) -> Array:
@@ -208,10 +208,6 @@ class SphereWall(Static):
 
 def _penalty(beyond: Array, chosen: Array, stiffness: Number) -> Array:
     return stiffness / 2 * jnp.sum(jnp.where(chosen, jnp.maximum(beyond, 0) ** 2, 0))
-
-
-def _hashable(atoms: Atoms) -> tuple[int, ...] | None:
-    return None if atoms is None else tuple(int(index) for index in atoms)
 
 
 def _vector(values: Any, name: str) -> tuple[float, ...]:

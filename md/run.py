@@ -20,7 +20,7 @@ from md.assembly import Assembly, steps_done
 from md.chunk import Carry, System
 from md.driver import Driver, SimulationError
 from md.groups import Group
-from md.local_potential import LocalPotential, with_precision
+from md.local_potential import LocalPotential, chosen_precision, with_precision
 from md.neighbours import NeighbourList
 from md.observable import Observable, check_names
 from md.observables import log_columns
@@ -153,7 +153,7 @@ def simulate(
         ValueError: for arguments or structures that make no sense; one readable line.
         SimulationError: when the run explodes. What was written stays, with the last good state.
     """
-    precision = arguments.precision_of_run(dtype, potential)
+    precision = chosen_precision(dtype, potential)
     if skin is None:
         skin = _PAIR_SKIN if getattr(potential, "pairwise", False) else _SKIN
     templates = arguments.templates_of(atoms, replicas)

@@ -109,6 +109,11 @@ def wrapped(state: State) -> State:
     )
 
 
+def hashable_indices(atoms: Any) -> tuple[int, ...] | None:
+    """Indices of atoms as a setting that compiled programs can depend on; None stays None."""
+    return None if atoms is None else tuple(int(index) for index in atoms)
+
+
 def real_atoms(species: Int[Array, " atoms"]) -> Bool[Array, " atoms"]:
     """Which rows are atoms, not padding."""
     return species >= 0

@@ -24,8 +24,9 @@ from typing import Any, Protocol, runtime_checkable
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from md.names import TRAJECTORY_FORMATS
+
 NAME = "trajectory"
-FORMATS = ("extxyz", "h5md", "traj")
 _MOST_DECIMALS = 17
 
 
@@ -53,9 +54,10 @@ class TrajectorySettings:
     precision: int | str | None = None
 
     def __post_init__(self) -> None:
-        if self.format not in FORMATS:
+        if self.format not in TRAJECTORY_FORMATS:
             raise ValueError(
-                f"the trajectory's format must be one of {', '.join(FORMATS)}, not {self.format!r}"
+                f"the trajectory's format must be one of {', '.join(TRAJECTORY_FORMATS)}, "
+                f"not {self.format!r}"
             )
         if self.atoms is not None:
             indices = tuple(operator.index(i) for i in self.atoms)  # also numpy's integers
