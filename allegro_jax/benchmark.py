@@ -69,7 +69,7 @@ def benchmark(
     Args:
         model: the model.
         atoms: the structure; default :func:`typical_structure`.
-        dtype: ``"float32"`` or ``"float64"`` (which needs ``jax.enable_x64``).
+        dtype: ``"float32"`` or ``"float64"``.
         seconds: how long to measure (at least 5 steps, at most 200).
 
     Raises:
@@ -78,6 +78,11 @@ def benchmark(
     atoms = typical_structure(model.config) if atoms is None else atoms
     if len(atoms) == 0:
         raise ValueError("structure: it has no atoms")
+    with jax.enable_x64(dtype == "float64"):
+        return _measure(model, atoms, dtype, seconds)
+
+
+def _measure(model: Model, atoms: Atoms, dtype: str, seconds: float) -> Figures:
     potential = model.potential.astype(dtype)
     positions = jnp.asarray(atoms.positions, dtype)
     cell = jnp.asarray(atoms.cell.array, dtype)

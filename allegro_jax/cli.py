@@ -10,10 +10,13 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from allegro_jax import __version__, compilation_cache
 from md.commands import LoadedPotential, add_commands, add_dtype
+
+if TYPE_CHECKING:
+    from allegro_jax.model_file import Model
 
 DEBUG_VARIABLE = "ALLEGRO_JAX_DEBUG"
 
@@ -127,10 +130,9 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from allegro_jax import evaluation, model_file
+    from allegro_jax import evaluation
 
-    _set_precision(options.dtype)
-    model = model_file.load(options.model)
+    model = _load_model(options.model, options.dtype)
     errors = evaluation.evaluate(model, options.data, dtype=options.dtype, output=options.output)
     _print_errors(errors)
     _write_json(options.json, errors)
@@ -159,14 +161,11 @@ def _print_errors(errors: dict[str, Any]) -> None:
 
 
 def _add_dynamics(commands: argparse._SubParsersAction) -> None:
-    add_commands(commands, _load_model)
+    add_commands(commands, _load_potential)
 
 
-def _load_model(path: str, dtype: str) -> LoadedPotential:
-    from allegro_jax import model_file
-
-    _set_precision(dtype)
-    model = model_file.load(path)
+def _load_potential(path: str, dtype: str) -> LoadedPotential:
+    model = _load_model(path, dtype)
     return LoadedPotential(model.potential, model.shortest_distance_table())
 
 
@@ -253,11 +252,10 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
 
 
 def _benchmark(options: argparse.Namespace) -> None:
-    from allegro_jax import benchmark, model_file
+    from allegro_jax import benchmark
     from md import structure_file
 
-    _set_precision(options.dtype)
-    model = model_file.load(options.model)
+    model = _load_model(options.model, options.dtype)
     atoms = structure_file.read(options.structure) if options.structure else None
     figures = benchmark.benchmark(model, atoms, dtype=options.dtype)
     print(figures)
@@ -267,11 +265,14 @@ def _benchmark(options: argparse.Namespace) -> None:
 # -- shared ---------------------------------------------------------------------------------------
 
 
-def _set_precision(dtype: str) -> None:
+def _load_model(path: str, dtype: str) -> Model:
+    """A model whose float64 weights stay so only where the arithmetic is to be float64."""
     import jax
 
-    if dtype == "float64":
-        jax.config.update("jax_enable_x64", True)
+    from allegro_jax import model_file
+
+    with jax.enable_x64(dtype == "float64"):
+        return model_file.load(path)
 
 
 def _write_json(path: str | None, data: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,13 @@ ROOT = Path(__file__).parents[1]
 # Compiling makes the first example slow; the same examples on every machine make failures repeat.
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True, max_examples=20)
 hypothesis.settings.load_profile("default")
+
+
+@pytest.fixture(autouse=True)
+def precision_is_left_alone() -> Iterator[None]:
+    """No test changes the precision of those that follow it in the same process."""
+    yield
+    assert not jax.config.jax_enable_x64
 
 
 @pytest.fixture(scope="session")
