@@ -17,7 +17,8 @@ import yaml
 import md
 from allegro_jax import cli
 from allegro_jax.config import NONLINEARITIES, AllegroConfig
-from allegro_jax.train.config import DataConfig, FitConfig, TrainingConfig, config_from_dict
+from allegro_jax.data.config import DataConfig
+from allegro_jax.train.config import FitConfig, TrainingConfig, config_from_dict
 from md import names, potential_file, run_file
 
 ROOT = Path(__file__).parents[1]

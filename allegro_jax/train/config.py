@@ -11,8 +11,6 @@ The smallest useful file::
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,46 +18,24 @@ from typing import Any
 import yaml
 
 from allegro_jax.config import AllegroConfig
-from allegro_jax.data.frames import LabelKeys
+from allegro_jax.data.config import DataConfig
+from allegro_jax.settings import (
+    ConfigError,
+    check_keys,
+    choice,
+    names,
+    number,
+    plain,
+    read_boolean,
+    read_section,
+    read_text,
+    read_whole,
+    whole,
+)
 
 OPTIMISERS = ("adam", "adamw", "amsgrad")
 SCHEDULES = ("cosine", "exponential", "plateau", "constant")
 PRECISIONS = ("float32", "float64")
-REFERENCES = ("auto", "isolated_atoms", "least_squares")
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message names the key."""
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """Where frames come from.
-
-    Attributes:
-        train: files with training frames, in any format ASE reads.
-        valid: files with validation frames; or the share (below 1) or number (1 and above) of
-            the training frames to set aside, drawn at random.
-        test: files to evaluate with the finished model.
-        energy_key, forces_key, stress_key: names of the labels in the files.
-        isolated_atoms: energies (eV) of isolated atoms by symbol, or a file with one frame each.
-        reference_energies: where the per-species energies come from: ``isolated_atoms`` (above, or
-            single-atom frames among the training frames), ``least_squares`` over the training
-            frames, or ``auto``: the former where they are given.
-    """
-
-    train: tuple[Path, ...]
-    valid: tuple[Path, ...] | float = 0.1
-    test: tuple[Path, ...] = ()
-    energy_key: str = "energy"
-    forces_key: str = "forces"
-    stress_key: str = "stress"
-    isolated_atoms: Path | Mapping[str, float] | None = None
-    reference_energies: str = "auto"
-
-    @property
-    def keys(self) -> LabelKeys:
-        return LabelKeys(self.energy_key, self.forces_key, self.stress_key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,27 +66,37 @@ class FitConfig:
         block_slots: neighbour slots evaluated at once; ``null`` chooses for the hardware.
     """
 
-    epochs: int = 200
-    batch_size: int = 5
-    optimiser: str = "adam"
-    learning_rate: float = 2e-2
-    weight_decay: float = 0.0
-    clip: float = 10.0
-    schedule: str = "cosine"
-    warmup_epochs: float = 1.0
-    final_learning_rate: float = 1e-3
-    plateau_factor: float = 0.5
-    plateau_patience: int = 25
-    ema: float = 0.99
-    energy_weight: float = 10.0
-    forces_weight: float = 1.0
-    stress_weight: float = 1.0
-    precision: str = "float32"
-    patience: int | None = None
-    max_minutes: float | None = None
-    checkpoint_minutes: float = 1.0
-    row_groups: int = 4
-    block_slots: int | None = None
+    epochs: int = whole(200, least=1)
+    batch_size: int = whole(5, least=1)
+    optimiser: str = choice("adam", OPTIMISERS)
+    learning_rate: float = number(2e-2, above=0)
+    weight_decay: float = number(0.0, least=0)
+    clip: float = number(10.0, above=0)
+    schedule: str = choice("cosine", SCHEDULES)
+    warmup_epochs: float = number(1.0, least=0)
+    final_learning_rate: float = number(1e-3, least=0, most=1)
+    plateau_factor: float = number(0.5, above=0, below=1)
+    plateau_patience: int = whole(25, least=1)
+    ema: float = number(0.99, least=0, below=1)
+    energy_weight: float = number(10.0, least=0)
+    forces_weight: float = number(1.0, least=0)
+    stress_weight: float = number(1.0, least=0)
+    precision: str = choice("float32", PRECISIONS)
+    patience: int | None = whole(None, least=1)
+    max_minutes: float | None = number(None, above=0)
+    checkpoint_minutes: float = number(1.0, least=0)
+    row_groups: int = whole(4, least=1)
+    block_slots: int | None = whole(None, least=1)
+
+    def __post_init__(self) -> None:
+        if self.schedule == "exponential" and not self.final_learning_rate > 0:
+            raise ConfigError("training.final_learning_rate: above 0 for an exponential schedule")
+        if self.weight_decay and self.optimiser != "adamw":
+            raise ConfigError(
+                "training.weight_decay: only adamw uses it; set training.optimiser: adamw"
+            )
+        if not self.energy_weight + self.forces_weight + self.stress_weight > 0:
+            raise ConfigError("training.forces_weight: all weights of the loss are 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +122,7 @@ class TrainingConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON data."""
-        return _plain(dataclasses.asdict(self))
+        return plain(dataclasses.asdict(self))
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConfig:
@@ -175,60 +161,24 @@ def config_from_dict(content: Mapping[str, Any], folder: str | Path = ".") -> Tr
         ConfigError: as :func:`load_config`.
     """
     folder = Path(folder)
-    _check_keys(content, _names(TrainingConfig), "")
+    check_keys(content, names(TrainingConfig), "")
     for needed in ("data", "model"):
         if needed not in content:
             raise ConfigError(f"the section {needed!r} is missing")
-    for section in ("data", "model", "training"):
-        if not isinstance(content.get(section, {}), Mapping):
-            raise ConfigError(f"{section}: expected key: value pairs, got {content[section]!r}")
-    model = _model(dict(content["model"]))
     return TrainingConfig(
-        data=_data(dict(content["data"]), folder),
-        model=model,
-        training=_fit(dict(content.get("training", {}))),
-        seed=_whole("seed", content.get("seed", 0), least=0),
-        output=folder / _text("output", content.get("output", "runs/model")),
-        resume=_boolean("resume", content.get("resume", True)),
+        data=read_section(DataConfig, content["data"], "data.", folder),
+        model=_model(content["model"]),
+        training=read_section(FitConfig, content.get("training", {}), "training.", folder),
+        seed=read_whole("seed", content.get("seed", 0), least=0),
+        output=folder / read_text("output", content.get("output", "runs/model")),
+        resume=read_boolean("resume", content.get("resume", True)),
     )
 
 
-# -- sections --------------------------------------------------------------------------------------
-
-
-def _data(section: dict[str, Any], folder: Path) -> DataConfig:
-    _check_keys(section, _names(DataConfig), "data.")
-    if not section.get("train"):
-        raise ConfigError("data.train: missing; name the file with the training frames")
-    section["train"] = _files("data.train", section["train"], folder)
-    valid = section.get("valid", DataConfig.valid)
-    if isinstance(valid, int | float) and not isinstance(valid, bool):
-        if not 0 < valid < math.inf or (valid >= 1 and valid != int(valid)):
-            raise ConfigError(
-                f"data.valid: a share between 0 and 1, a number of frames, or files; got {valid}"
-            )
-        section["valid"] = float(valid)
-    else:
-        section["valid"] = _files("data.valid", valid, folder)
-    section["test"] = _files("data.test", section.get("test") or [], folder)
-    for name in ("energy_key", "forces_key", "stress_key"):
-        if name in section:
-            section[name] = _text(f"data.{name}", section[name])
-    atoms = section.get("isolated_atoms")
-    if isinstance(atoms, Mapping):
-        section["isolated_atoms"] = {
-            str(symbol): _number(f"data.isolated_atoms.{symbol}", value)
-            for symbol, value in atoms.items()
-        }
-    elif atoms is not None:
-        (section["isolated_atoms"],) = _files("data.isolated_atoms", [atoms], folder)
-    if "reference_energies" in section:
-        _choice("data.reference_energies", section["reference_energies"], REFERENCES)
-    return DataConfig(**section)
-
-
-def _model(section: dict[str, Any]) -> dict[str, Any]:
-    _check_keys(section, _names(AllegroConfig), "model.")
+def _model(section: Any) -> dict[str, Any]:
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"model: expected key: value pairs, got {section!r}")
+    check_keys(section, names(AllegroConfig), "model.")
     if "cutoff" not in section:
         raise ConfigError("model.cutoff: missing; give the cutoff radius in Å, for example 5.0")
     # species and what depends on them are only known with the data; check the rest now
@@ -246,66 +196,7 @@ def _model(section: dict[str, Any]) -> dict[str, Any]:
     except ValueError as error:
         message = str(error)
         raise ConfigError(message if message.startswith("model") else f"model.{message}") from None
-    return section
-
-
-def _fit(section: dict[str, Any]) -> FitConfig:
-    name = "training."
-    _check_keys(section, _names(FitConfig), name)
-    defaults = FitConfig()
-    checked: dict[str, Any] = {}
-    for key, value in section.items():
-        where = name + key
-        if value is None and getattr(defaults, key) is None:
-            continue
-        if key in (
-            "epochs",
-            "batch_size",
-            "row_groups",
-            "block_slots",
-            "plateau_patience",
-            "patience",
-        ):
-            checked[key] = _whole(where, value, least=1)
-        elif key == "optimiser":
-            checked[key] = _choice(where, value, OPTIMISERS)
-        elif key == "schedule":
-            checked[key] = _choice(where, value, SCHEDULES)
-        elif key == "precision":
-            checked[key] = _choice(where, value, PRECISIONS)
-        elif key in ("learning_rate", "clip", "max_minutes"):
-            checked[key] = _number(where, value, above=0.0)
-        else:
-            checked[key] = _number(where, value, least=0.0)
-    fit = FitConfig(**checked)
-    if not fit.ema < 1:
-        raise ConfigError(f"{name}ema: a decay below 1, got {fit.ema}")
-    if not 0 < fit.plateau_factor < 1:
-        raise ConfigError(f"{name}plateau_factor: between 0 and 1, got {fit.plateau_factor}")
-    if fit.final_learning_rate > 1:
-        raise ConfigError(f"{name}final_learning_rate: a share of learning_rate, at most 1")
-    if fit.schedule == "exponential" and not fit.final_learning_rate > 0:
-        raise ConfigError(f"{name}final_learning_rate: above 0 for an exponential schedule")
-    if fit.weight_decay and fit.optimiser != "adamw":
-        raise ConfigError(f"{name}weight_decay: only adamw uses it; set training.optimiser: adamw")
-    if not fit.energy_weight + fit.forces_weight + fit.stress_weight > 0:
-        raise ConfigError(f"{name}forces_weight: all weights of the loss are 0")
-    return fit
-
-
-# -- values ----------------------------------------------------------------------------------------
-
-
-def _names(cls: type) -> list[str]:
-    return [field.name for field in dataclasses.fields(cls)]
-
-
-def _check_keys(section: Mapping[str, Any], known: Sequence[str], prefix: str) -> None:
-    for key in section:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {prefix}{near[0]}?" if near else f"known are {', '.join(known)}"
-            raise ConfigError(f"{prefix}{key}: no such key; {hint}")
+    return dict(section)
 
 
 def _override(content: dict[str, Any], override: str) -> None:
@@ -323,62 +214,3 @@ def _override(content: dict[str, Any], override: str) -> None:
         content[last] = yaml.safe_load(value)
     except yaml.YAMLError:
         raise ConfigError(f"{key}: cannot read the value {value!r}") from None
-
-
-def _files(name: str, value: Any, folder: Path) -> tuple[Path, ...]:
-    values = [value] if isinstance(value, str | Path) else value
-    if not isinstance(values, Sequence) or not all(isinstance(v, str | Path) for v in values):
-        raise ConfigError(f"{name}: expected a file or a list of files, got {value!r}")
-    paths = tuple(folder / Path(path).expanduser() for path in values)
-    for path in paths:
-        if not path.is_file():
-            raise ConfigError(f"{name}: {path}: no such file")
-    return paths
-
-
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str | Path) or not str(value):
-        raise ConfigError(f"{name}: expected text, got {value!r}")
-    return str(value)
-
-
-def _boolean(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigError(f"{name}: expected true or false, got {value!r}")
-    return value
-
-
-def _whole(name: str, value: Any, *, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name}: expected a whole number of at least {least}, got {value!r}")
-    return value
-
-
-def _number(name: str, value: Any, *, above: float = -math.inf, least: float = -math.inf) -> float:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = float(value)  # YAML reads 1e-3 as text
-    except (TypeError, ValueError):
-        raise ConfigError(f"{name}: expected a number, got {value!r}") from None
-    if not math.isfinite(number) or number <= above or number < least:
-        bound = f" above {above:g}" if above > -math.inf else ""
-        bound = bound or (f" of at least {least:g}" if least > -math.inf else "")
-        raise ConfigError(f"{name}: expected a number{bound}, got {value!r}")
-    return number
-
-
-def _choice(name: str, value: Any, choices: Sequence[str]) -> str:
-    if value not in choices:
-        near = difflib.get_close_matches(str(value), choices, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"{name}: {value!r} is not one of {', '.join(choices)}{hint}")
-    return value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value

@@ -16,9 +16,10 @@ from allegro_jax import model_file
 from allegro_jax.data.frames import read_frames
 from allegro_jax.evaluation import predict_frames, report_errors, write_report
 from allegro_jax.potential import AllegroPotential
+from allegro_jax.settings import ConfigError
 from allegro_jax.train import figures
 from allegro_jax.train.checkpoint import Checkpoints
-from allegro_jax.train.config import ConfigError, TrainingConfig
+from allegro_jax.train.config import TrainingConfig
 from allegro_jax.train.preparation import Preparation, prepare
 from allegro_jax.train.progress import (
     Progress,

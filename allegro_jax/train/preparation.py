@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from allegro_jax.config import AllegroConfig
+from allegro_jax.data.config import DataConfig
 from allegro_jax.data.dataset import DataSet, build_dataset
 from allegro_jax.data.frames import DataError, Frame, isolated_atom_energies, read_frames
 from allegro_jax.data.statistics import (
@@ -21,7 +22,8 @@ from allegro_jax.data.statistics import (
     reference_energies_from,
     statistics,
 )
-from allegro_jax.train.config import ConfigError, DataConfig, TrainingConfig
+from allegro_jax.settings import ConfigError
+from allegro_jax.train.config import TrainingConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,8 @@ from ase.io import write
 
 from allegro_jax import model_file
 from allegro_jax.data.frames import DataError
-from allegro_jax.train.config import ConfigError, config_from_dict
+from allegro_jax.settings import ConfigError
+from allegro_jax.train.config import config_from_dict
 from allegro_jax.train.loop import train
 from allegro_jax.train.optimiser import LearningRate
 from allegro_jax.train.preparation import prepare

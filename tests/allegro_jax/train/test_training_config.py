@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from allegro_jax.train.config import ConfigError, TrainingConfig, load_config
+from allegro_jax.settings import ConfigError
+from allegro_jax.train.config import TrainingConfig, load_config
 
 MINIMAL = "data: {train: frames.xyz}\nmodel: {cutoff: 5.0}\n"
 
@@ -66,7 +67,7 @@ def test_overrides(write, tmp_path):
         ("training.epochs=0", r"training\.epochs: expected a whole number of at least 1, got 0"),
         ("training.epochs=1.5", r"training\.epochs: expected a whole number"),
         ("training.learning_rate=fast", r"training\.learning_rate: expected a number, got 'fast'"),
-        ("training.ema=1", r"training\.ema: a decay below 1"),
+        ("training.ema=1", r"training\.ema: expected a number .*below 1"),
         ("training.optimiser=adma", r"'adma' is not one of adam, .*; did you mean adam"),
         ("training.weight_decay=0.1", r"training\.weight_decay: only adamw uses it"),
         ("training.precision=float16", r"training\.precision: 'float16' is not one of"),
