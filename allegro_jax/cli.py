@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allegro_jax import __version__, compilation_cache
+from allegro_jax.data import commands as data_commands
 from md.commands import LoadedPotential, add_commands, add_dtype
 
 if TYPE_CHECKING:
@@ -66,7 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", required=True, parser_class=_CommandParser
     )
-    for add in (_add_train, _add_evaluate, _add_dynamics, _add_convert, _add_info, _add_benchmark):
+    for add in (
+        *(_add_train, _add_evaluate, data_commands.add_commands, _add_dynamics),
+        *(_add_convert, _add_info, _add_benchmark),
+    ):
         add(commands)
     return parser
 
@@ -77,7 +81,7 @@ class _CommandParser(argparse.ArgumentParser):
     _mixing = False
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
-        if self._mixing:
+        if self._mixing or self._subparsers is not None:  # argparse cannot mix subcommands
             return super().parse_known_args(args, namespace)
         self._mixing = True
         return super().parse_known_intermixed_args(args, namespace)
