@@ -33,7 +33,8 @@ from allegro_jax.settings import (
     whole,
 )
 
-OPTIMISERS = ("adam", "adamw", "amsgrad")
+OPTIMISERS = ("adam", "adamw", "amsgrad", "muon")
+DECAYING = ("adamw", "muon")
 SCHEDULES = ("cosine", "exponential", "plateau", "constant")
 PRECISIONS = ("float32", "float64")
 
@@ -45,10 +46,10 @@ class FitConfig:
     Attributes:
         epochs: passes over the training frames.
         batch_size: frames per step.
-        optimiser: ``adam``, ``adamw`` or ``amsgrad``.
+        optimiser: ``adam``, ``adamw``, ``amsgrad`` or ``muon``.
         learning_rate: the highest learning rate. Weights are of order one (their normalisation is
             applied at evaluation), hence the large value.
-        weight_decay: of adamw.
+        weight_decay: of adamw and muon; matrices alone shrink.
         clip: largest norm of a gradient; longer ones are shortened.
         schedule: ``cosine`` to ``final_learning_rate``, ``exponential`` to it, ``plateau`` (times
             ``plateau_factor`` after ``plateau_patience`` epochs without a better validation), or
@@ -91,9 +92,10 @@ class FitConfig:
     def __post_init__(self) -> None:
         if self.schedule == "exponential" and not self.final_learning_rate > 0:
             raise ConfigError("training.final_learning_rate: above 0 for an exponential schedule")
-        if self.weight_decay and self.optimiser != "adamw":
+        if self.weight_decay and self.optimiser not in DECAYING:
             raise ConfigError(
-                "training.weight_decay: only adamw uses it; set training.optimiser: adamw"
+                f"training.weight_decay: only {' and '.join(DECAYING)} use it; set "
+                "training.optimiser"
             )
         if not self.energy_weight + self.forces_weight + self.stress_weight > 0:
             raise ConfigError("training.forces_weight: all weights of the loss are 0")

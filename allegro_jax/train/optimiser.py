@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from flax import struct
 from jaxtyping import Array, Float
 
@@ -38,20 +39,60 @@ class TrainState:
     step: Any
 
 
-def build_optimiser(fit: FitConfig) -> optax.GradientTransformation:
-    """Gradients to a descent direction; the learning rate is applied by :func:`train_step`."""
-    scale = optax.scale_by_amsgrad() if fit.optimiser == "amsgrad" else optax.scale_by_adam()
-    parts = [optax.clip_by_global_norm(fit.clip), scale]
-    if fit.optimiser == "adamw":
-        parts.append(optax.add_decayed_weights(fit.weight_decay))
-    return optax.chain(*parts)
+# Leaves that are looked up or multiplied element by element, though they have two axes.
+TABLES = frozenset({"type_embedding", "spline", "tensor_product"})
+
+
+def matrices(params: Params) -> Params:
+    """Which leaves are matrices W of a map x·W between features: a tree of booleans.
+
+    These are orthogonalised by muon and shrink under weight decay. The rest have no singular
+    vectors worth the name: tables of species and splines, whose rows are looked up one by one;
+    weights of tensor-product paths [channels, paths], which multiply element by element; and the
+    Bessel frequencies, scales and shifts, which are physical quantities and not small ones.
+    """
+
+    def is_matrix(path: tuple[Any, ...], leaf: Any) -> bool:
+        keys = {getattr(entry, "key", None) for entry in path}
+        return leaf.ndim == 2 and not keys & TABLES
+
+    return jax.tree_util.tree_map_with_path(is_matrix, params)
+
+
+def build_optimiser(
+    fit: FitConfig, learning_rate: float | Float[Array, ""]
+) -> optax.GradientTransformation:
+    """Gradients to changes of the weights.
+
+    Muon (K. Jordan, 2024) sets all singular values of a matrix's momentum to about one, so that
+    every direction is learnt at the same pace; what is no matrix goes by Adam. Its changes are
+    scaled to Adam's root mean square, 0.2 (J. Liu et al., arXiv:2502.16982), so that one learning
+    rate serves both.
+    """
+    if fit.optimiser == "muon":
+        rule = optax.contrib.muon(
+            learning_rate,
+            weight_decay=fit.weight_decay,
+            consistent_rms=0.2,
+            muon_weight_dimension_numbers=lambda params: jax.tree.map(
+                lambda chosen: optax.contrib.MuonDimensionNumbers() if chosen else None,
+                matrices(params),
+            ),
+        )
+    elif fit.optimiser == "adamw":
+        rule = optax.adamw(learning_rate, weight_decay=fit.weight_decay, mask=matrices)
+    elif fit.optimiser == "amsgrad":
+        rule = optax.amsgrad(learning_rate)
+    else:
+        rule = optax.adam(learning_rate)
+    return optax.chain(optax.clip_by_global_norm(fit.clip), rule)
 
 
 def initial_state(params: Params, fit: FitConfig) -> TrainState:
     return TrainState(
         params=params,
         average=jax.tree.map(jnp.array, params),
-        optimiser=build_optimiser(fit).init(params),
+        optimiser=build_optimiser(fit, 0.0).init(params),
         step=jnp.zeros((), jnp.int32),
     )
 
@@ -71,12 +112,9 @@ def train_step(
     first weights are soon forgotten.
     """
     (_, sums), gradient = loss_and_gradient(potential, state.params, batch, loss)
-    direction, optimiser = build_optimiser(fit).update(gradient, state.optimiser, state.params)
-    params = jax.tree.map(
-        lambda weight, change: weight - learning_rate.astype(weight.dtype) * change,
-        state.params,
-        direction,
-    )
+    rule = build_optimiser(fit, learning_rate)
+    change, optimiser = rule.update(gradient, state.optimiser, state.params)
+    params = optax.apply_updates(state.params, change)
     t = state.step.astype(learning_rate.dtype)
     decay = jnp.minimum(fit.ema, (1 + t) / (10 + t)) if fit.ema else jnp.zeros_like(t)
     average = jax.tree.map(

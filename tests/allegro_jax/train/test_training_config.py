@@ -69,7 +69,7 @@ def test_overrides(write, tmp_path):
         ("training.learning_rate=fast", r"training\.learning_rate: expected a number, got 'fast'"),
         ("training.ema=1", r"training\.ema: expected a number .*below 1"),
         ("training.optimiser=adma", r"'adma' is not one of adam, .*; did you mean adam"),
-        ("training.weight_decay=0.1", r"training\.weight_decay: only adamw uses it"),
+        ("training.weight_decay=0.1", r"training\.weight_decay: only adamw and muon use it"),
         ("training.precision=float16", r"training\.precision: 'float16' is not one of"),
         ("seed=-1", r"seed: expected a whole number"),
         ("resume=maybe", r"resume: expected true or false"),
