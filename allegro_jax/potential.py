@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 
 from allegro_jax import model
 from allegro_jax.config import AllegroConfig
-from allegro_jax.neighbourhoods import dense, neighbour_pairs
+from allegro_jax.neighbour_search import dense, neighbour_pairs
 from md.evaluation import (
     Evaluation,
     evaluate_vectors,

@@ -12,7 +12,7 @@ import pytest
 
 from allegro_jax.config import AllegroConfig
 from allegro_jax.model import site_energies
-from allegro_jax.neighbourhoods import dense, neighbour_pairs
+from allegro_jax.neighbour_search import dense, neighbour_pairs
 
 SPECIES = ("H", "C", "O")
 ROWS, SLOTS = 10, 24

@@ -18,7 +18,7 @@ from jax.tree_util import keystr, tree_map_with_path
 from allegro_jax import model
 from allegro_jax.config import AllegroConfig
 from allegro_jax.convert import params_from_state_dict
-from allegro_jax.neighbourhoods import dense, neighbour_pairs
+from allegro_jax.neighbour_search import dense, neighbour_pairs
 from allegro_jax.potential import AllegroPotential, SinglePoint
 from allegro_jax.tensor_product import TensorProduct, tensor_products
 

@@ -9,7 +9,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 
-from allegro_jax.neighbourhoods import dense, neighbour_pairs
+from allegro_jax.neighbour_search import dense, neighbour_pairs
 from allegro_jax.potential import AllegroPotential, SinglePoint
 from md.evaluation import centre_virials, evaluate_vectors, neighbour_virials, pair_gradients
 

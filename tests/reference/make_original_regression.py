@@ -25,7 +25,7 @@ from structures import random_structure
 
 from allegro_jax import model
 from allegro_jax.config import AllegroConfig
-from allegro_jax.neighbourhoods import dense, neighbour_pairs
+from allegro_jax.neighbour_search import dense, neighbour_pairs
 
 DESTINATION = Path(__file__).parent / "original.npz"
 

@@ -13,7 +13,7 @@ from allegro_jax.data.batches import assemble, prefetch
 from allegro_jax.data.dataset import build_dataset
 from allegro_jax.data.frames import frame_from_atoms
 from allegro_jax.data.layout import plan_buckets
-from allegro_jax.neighbourhoods import neighbour_pairs
+from allegro_jax.neighbour_search import neighbour_pairs
 
 
 @pytest.fixture(scope="module")

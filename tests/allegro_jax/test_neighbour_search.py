@@ -9,7 +9,7 @@ from ase.neighborlist import neighbor_list
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allegro_jax.neighbourhoods import dense, neighbour_pairs
+from allegro_jax.neighbour_search import FEW_ATOMS, dense, neighbour_pairs
 
 
 def pair_set(centre, neighbour, shifts):
@@ -45,6 +45,14 @@ def test_random_structures_against_ase(seed, pbc, num_atoms, size):
     )
     assert (np.linalg.norm(pairs.vectors, axis=1) < cutoff).all()
     assert (np.diff(pairs.centre) >= 0).all()
+
+
+@pytest.mark.parametrize("num_atoms", [FEW_ATOMS, FEW_ATOMS + 1])
+def test_all_pairs_tried_and_searched(num_atoms):
+    positions = np.random.default_rng(1).uniform(0, 9, size=(num_atoms, 3))
+    pairs = neighbour_pairs(positions, None, False, 3.0)
+    expected = neighbor_list("ijS", Atoms(positions=positions), 3.0)
+    assert pair_set(*pairs[:3]) == pair_set(*expected)
 
 
 def test_molecules_and_slabs():
