@@ -37,10 +37,30 @@ class Loss:
     stress: float
     force_scale: float
 
+    def normalisers(self, batch: Batch) -> dict[str, Float[Array, ""]]:
+        """What the means over a batch divide by: its labels (components), by term of the loss."""
+        return {
+            "energy_per_atom": jnp.sum(batch.energy_weight),
+            "forces": 3 * jnp.sum(batch.force_weight),
+            "virial_per_atom": 6 * jnp.sum(batch.stress_weight),
+        }
+
     def __call__(
-        self, prediction: Prediction, batch: Batch
+        self,
+        prediction: Prediction,
+        batch: Batch,
+        normalisers: dict[str, Float[Array, ""]] | None = None,
     ) -> tuple[Float[Array, ""], Float[Array, " sums"]]:
-        """The loss of a batch, and the sums from which :func:`errors` makes mean errors."""
+        """The loss of a batch, and the sums from which :func:`errors` makes mean errors.
+
+        Args:
+            prediction: of the batch.
+            batch: frames with labels; or a part of a larger batch, and then
+            normalisers: the sums over all parts of their :meth:`normalisers`. Both results, and
+                gradients, then add up over the parts to those of the whole.
+        """
+        if normalisers is None:
+            normalisers = self.normalisers(batch)
         energy = prediction.energies - batch.energies
         forces = prediction.forces - batch.forces
         stress = prediction.virials / batch.volumes[:, None, None] - batch.stress
@@ -56,7 +76,7 @@ class Loss:
             ),
         }
         value = sum(
-            weight / self.force_scale**2 * _mean_square(*differences[name])
+            weight / self.force_scale**2 * _mean_square(*differences[name], normalisers[name])
             for name, weight in self._terms().items()
         )
         return jnp.asarray(value), jnp.concatenate(
@@ -98,9 +118,8 @@ def _weights(values: Array, weights: Array) -> Array:
     return jnp.broadcast_to(weights.reshape(-1, *(1,) * (values.ndim - 1)), values.shape)
 
 
-def _mean_square(values: Array, weights: Array) -> Float[Array, ""]:
-    weights = _weights(values, weights)
-    return jnp.sum(weights * values**2) / jnp.maximum(jnp.sum(weights), 1)
+def _mean_square(values: Array, weights: Array, normaliser: Float[Array, ""]) -> Float[Array, ""]:
+    return jnp.sum(_weights(values, weights) * values**2) / jnp.maximum(normaliser, 1)
 
 
 def _sums(values: Array, weights: Array) -> Float[Array, " 3"]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -105,13 +107,18 @@ def train_step(
     potential: LocalPotential,
     loss: Loss,
     fit: FitConfig,
+    total: Callable[[Any], Any] = lambda tree: tree,
 ) -> tuple[TrainState, Float[Array, " sums"]]:
     """One step of gradient descent; also returns the sums for the errors of the batch.
+
+    ``batch`` may be one of several parts of it, on as many devices; ``total`` then adds up what
+    the parts found (:mod:`~allegro_jax.train.parallel`), and all take the same step.
 
     The moving average starts fast and slows down, decay = min(ema, (1 + t)/(10 + t)), so that the
     first weights are soon forgotten.
     """
-    (_, sums), gradient = loss_and_gradient(potential, state.params, batch, loss)
+    whole = functools.partial(loss, normalisers=total(loss.normalisers(batch)))
+    (_, sums), gradient = total(loss_and_gradient(potential, state.params, batch, whole))
     rule = build_optimiser(fit, learning_rate)
     change, optimiser = rule.update(gradient, state.optimiser, state.params)
     params = optax.apply_updates(state.params, change)

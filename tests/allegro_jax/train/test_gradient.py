@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -146,6 +147,33 @@ def test_loss_is_what_it_says(batches, frames, potential, results):
     assert found["forces_rmse"] == pytest.approx(np.sqrt(np.mean(forces**2)))
     assert found["stress_rmse"] == pytest.approx(np.sqrt(np.mean(stress**2)))
     assert LOSS.of_errors(found) == pytest.approx(expected)
+
+
+def test_parts_of_a_batch_add_up(frames, potential, results):
+    """Values, sums and gradients of single frames, normalised by the labels of all of them."""
+    data = build_dataset(frames, potential.species, potential.cutoff, dtype=np.float64)
+    parts = [
+        assemble(data, np.asarray(members, int), PADDED, np.zeros(3)).batch
+        for members in ([0, 2], [1], [])
+    ]
+
+    def add(trees):
+        return jax.tree.map(lambda *leaves: sum(leaves), *trees)
+
+    @jax.jit
+    def found(params, batch, normalisers):
+        loss = functools.partial(LOSS, normalisers=normalisers)
+        return loss_and_gradient(potential, params, batch, loss)
+
+    with jax.enable_x64(True):
+        normalisers = add([LOSS.normalisers(part) for part in parts])
+        (value, sums), gradient = add(
+            [found(potential.params, part, normalisers) for part in parts]
+        )
+    (expected, expected_sums), expected_gradient = results["blocks"][1]
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
+    np.testing.assert_allclose(sums, expected_sums, rtol=1e-11)
+    assert_trees_close(gradient, expected_gradient, 1e-11)
 
 
 def test_sites_agree_with_single_points(batches, frames, potential):
