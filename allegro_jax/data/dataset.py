@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from allegro_jax.data.frames import Frame, check_distances, species_of
-from allegro_jax.neighbourhoods import PairCutoffs, neighbour_pairs
+from allegro_jax.neighbour_search import neighbour_pairs
+from allegro_jax.neighbourhoods import PairCutoffs
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
