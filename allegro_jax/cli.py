@@ -159,6 +159,13 @@ def _print_errors(errors: dict[str, Any]) -> None:
                 rmse, mae = (1000 * part[f"{quantity}_{kind}"] for kind in ("rmse", "mae"))
                 label = quantity.replace("_", " ")
                 print(f"  {label:16} RMSE {rmse:10.3f}   MAE {mae:10.3f} {unit}")
+        for quantity, unit in (("energy_per_atom", "meV/atom"), ("forces", "meV/Å")):
+            if found := part.get("uncertainty", {}).get(quantity):
+                label = f"{quantity.replace('_', ' ')} uncertainty"
+                print(
+                    f"  {label:28} RMS {1000 * found['rms']:10.3f} {unit}, "
+                    f"correlation with the errors {found.get('correlation', float('nan')):.2f}"
+                )
 
 
 # -- md, relax, join ------------------------------------------------------------------------------
@@ -225,7 +232,8 @@ def _info(options: argparse.Namespace) -> None:
     model = model_file.load(options.model)
     summary = {
         "file": str(options.model),
-        "parameters": count_parameters(model.potential.params),
+        "members": model.members,
+        "parameters": count_parameters(model.potential.params) // model.members,
         "config": model.config.to_dict(),
         **model.metadata,
     }

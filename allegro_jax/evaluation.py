@@ -19,7 +19,9 @@ from allegro_jax.data.dataset import build_dataset
 from allegro_jax.data.frames import DEFAULT_KEYS, DataError, Frame, LabelKeys, read_frames
 from allegro_jax.data.layout import plan_buckets, shuffled_batches
 from allegro_jax.model_file import Model
-from allegro_jax.train.gradient import predict
+from allegro_jax.train.gradient import Prediction, predict
+from allegro_jax.uncertainty import calibration_of
+from md.committee import members_of, spread
 
 # Slots per batch, and per block within it: large enough to keep all cores busy.
 BATCH_SLOTS, BLOCK_SLOTS = 8192, 1024
@@ -40,7 +42,8 @@ def predict_frames(
     Returns:
         For each frame ``energy`` (eV, with reference energies), ``forces`` [N, 3] (eV/Å),
         ``energies`` [N] (eV), and where the frame is periodic in all directions ``stress`` [3, 3]
-        (eV/Å³, ASE sign).
+        (eV/Å³, ASE sign). Of a committee these are means over its members, and ``energy_std`` (eV)
+        and ``forces_std`` [N] (eV/Å) say how far those are apart (:mod:`md.committee`).
 
     Raises:
         DataError: a species that the model does not know, overlapping atoms.
@@ -51,7 +54,7 @@ def predict_frames(
     results: list[dict[str, Any]] = []
     with jax.enable_x64(dtype == "float64"):
         params = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), potential.params)
-        run = jax.jit(lambda params, batch: predict(potential, params, batch))
+        run = jax.jit(lambda params, batch: _of_members(potential, params, batch))
         for chunk in _chunks(frames, potential.cutoff):
             results += _predict_chunk(model, chunk, params, run, np.dtype(dtype))
     return results
@@ -73,15 +76,17 @@ def evaluate(
         dtype: arithmetic of the network.
         keys: names of the labels.
         output: an extended XYZ file to write the predictions to (energy, forces, stress and
-            per-atom ``energies`` in ASE's conventions).
+            per-atom ``energies`` in ASE's conventions; of a committee also ``energy_std`` and
+            ``forces_std``).
 
     Returns:
         ``energy_mae``, ``energy_rmse`` (eV per frame), ``energy_per_atom_mae``,
         ``energy_per_atom_rmse`` (eV/atom), ``forces_mae``, ``forces_rmse`` (eV/Å, over Cartesian
         components), ``stress_mae``, ``stress_rmse`` (eV/Å³, over the six independent components),
         each only where a frame carries the label; ``frames``, ``atoms``, and ``energy_count``,
-        ``forces_count``, ``stress_count`` (how many frames carry it); and the same for every file
-        under ``files``.
+        ``forces_count``, ``stress_count`` (how many frames carry it); of a committee
+        ``uncertainty``, see :func:`allegro_jax.uncertainty.calibration_of`; and the same for every
+        file under ``files``.
 
     Raises:
         DataError: a file or frame that cannot be used.
@@ -134,6 +139,8 @@ def errors_of(frames: Sequence[Frame], predictions: Sequence[Mapping[str, Any]])
         if error.size:
             report[f"{name}_mae"] = float(np.abs(error).mean())
             report[f"{name}_rmse"] = float(np.sqrt(np.mean(error**2)))
+    if calibration := calibration_of(frames, predictions):
+        report["uncertainty"] = calibration
     return report
 
 
@@ -145,7 +152,8 @@ def write_report(path: str | Path, report: Mapping[str, Any]) -> None:
 def write_predictions(
     path: str | Path, frames: Sequence[Frame], predictions: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Write structures with predicted energy, forces, stress and per-atom energies."""
+    """Write structures with predicted energy, forces, stress, per-atom energies, and how far the
+    members of a committee are apart."""
     images: list[Atoms] = []
     for frame, predicted in zip(frames, predictions, strict=True):
         atoms = frame.to_atoms()
@@ -153,6 +161,9 @@ def write_predictions(
         if "stress" in predicted:
             results["stress"] = full_3x3_to_voigt_6_stress(predicted["stress"])
         atoms.calc = SinglePointCalculator(atoms, **results)
+        if "energy_std" in predicted:  # not ASE's to know: beside its results
+            atoms.info["energy_std"] = predicted["energy_std"]
+            atoms.set_array("forces_std", predicted["forces_std"])
         images.append(atoms)
     write(path, images, format="extxyz")
 
@@ -169,6 +180,14 @@ def _chunks(frames: Sequence[Frame], cutoff: float) -> list[list[Frame]]:
         chunks[-1].append(frame)
         pairs += len(frame) * per_atom
     return [chunk for chunk in chunks if chunk]
+
+
+def _of_members(potential: Any, params: Any, batch: Any) -> Prediction:
+    """What each member says, one after another: arrays have a leading axis, of one without a
+    committee."""
+    if members_of(potential) == 1:
+        return jax.tree.map(lambda value: value[None], predict(potential, params, batch))
+    return jax.lax.map(lambda own: predict(potential.member, own, batch), params)
 
 
 def _predict_chunk(
@@ -198,21 +217,24 @@ def _predict_chunk(
     results: list[dict[str, Any]] = [{} for _ in frames]
     for assembled in prefetch(make, shuffled_batches(buckets, 0, 0, shuffle=False)):
         found = jax.device_get(run(params, assembled.batch))
-        sites = found.site_energies[assembled.rows].astype(float)
-        sites += per_species[data.atom_species[assembled.atoms]]
-        forces = found.forces[assembled.rows].astype(float)
-        ends = np.cumsum(data.atom_counts[assembled.frames])[:-1]
-        for place, (frame, energies, force) in enumerate(
-            zip(assembled.frames, np.split(sites, ends), np.split(forces, ends), strict=True)
-        ):
+        sites = found.site_energies[:, assembled.rows].astype(float)
+        forces = found.forces[:, assembled.rows].astype(float)
+        ends = np.cumsum(data.atom_counts[assembled.frames])
+        for place, (frame, end) in enumerate(zip(assembled.frames, ends, strict=True)):
+            own = slice(end - data.atom_counts[frame], end)
+            energies = sites[:, own].mean(axis=0)
+            energies += per_species[data.atom_species[assembled.atoms[own]]]
             results[frame] = {
                 "energy": float(energies.sum()),
-                "forces": force,
+                "forces": forces[:, own].mean(axis=0),
                 "energies": energies,
             }
             if frames[frame].has_volume:
-                virial = found.virials[place].astype(float)
+                virial = found.virials[:, place].astype(float).mean(axis=0)
                 results[frame]["stress"] = virial / data.volumes[frame]
+            if len(sites) > 1:
+                apart = spread(sites[:, own], forces[:, own])
+                results[frame] |= {"energy_std": float(apart.energy), "forces_std": apart.forces}
     return results
 
 

@@ -1,8 +1,10 @@
 """The model file: one ``.safetensors`` with the weights, and everything else as JSON metadata.
 
-Tensors are named by their path in the parameter tree (``"layers.0.latent.1"``). The file's metadata
-are three strings: ``format_version``; ``model``, a JSON object with the configuration, the units
-and what the training recorded; and ``sha256`` over that text and the tensors. Python's JSON writes
+Tensors are named by their path in the parameter tree (``"layers.0.latent.1"``); those of a
+committee have a leading axis of members. The file's metadata are three strings: ``format_version``
+(2 of a committee, 1 of a single model, which older programs can read as well); ``model``, a JSON
+object with the configuration, the units, the number of members and what the training recorded; and
+``sha256`` over that text and the tensors. Python's JSON writes
 the shortest decimal that reads back as the same float64, so reference energies survive to the last
 bit. Nothing in the file is ever executed.
 """
@@ -29,9 +31,11 @@ from safetensors.numpy import save as serialise
 from allegro_jax import __version__
 from allegro_jax.config import AllegroConfig
 from allegro_jax.model import init
-from allegro_jax.potential import AllegroPotential, SinglePoint
+from allegro_jax.potential import Potential, SinglePoint, potential_of
+from md.committee import members_of
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+SINGLE_MODEL_VERSION = 1
 UNITS: Mapping[str, str] = {
     "energy": "eV",
     "length": "Å",
@@ -46,22 +50,30 @@ class Model:
 
     Calling it on an :class:`ase.Atoms` gives ``energy`` (eV, reference energies included),
     ``forces`` [N, 3] (eV/Å), ``stress`` [6] (eV/Å³, Voigt order xx, yy, zz, yz, xz, xy; only when
-    the cell has a volume) and ``energies`` [N] (eV), in NumPy float64.
+    the cell has a volume) and ``energies`` [N] (eV), in NumPy float64; a committee also gives
+    ``energy_std`` (eV) and ``forces_std`` [N] (eV/Å), how far its members are apart
+    (:mod:`md.committee`).
 
     Attributes:
-        potential: configuration and weights.
+        potential: configuration and weights; or those of a committee.
         metadata: plain JSON data, under these keys where they are known: ``units``, ``versions``
             (of the libraries that wrote the file), ``training`` (provenance),
             ``shortest_distances`` (``{"C-H": Å}``: the shortest distance of each species pair in
             the training data) and ``ranges`` (of the training data's species and properties).
     """
 
-    potential: AllegroPotential
+    potential: Potential
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def config(self) -> AllegroConfig:
-        return self.potential.config
+        """Of the potential, or of each member of a committee."""
+        return getattr(self.potential, "member", self.potential).config
+
+    @property
+    def members(self) -> int:
+        """How many members the committee has; 1 of a single model."""
+        return members_of(self.potential)
 
     @property
     def species(self) -> tuple[str, ...]:
@@ -101,6 +113,8 @@ def save(path: str | os.PathLike[str], model: Model) -> Path:
         "units": dict(UNITS),
         "versions": library_versions(),
     }
+    if model.members > 1:
+        content["members"] = model.members
     try:
         text = json.dumps(content, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -108,7 +122,7 @@ def save(path: str | os.PathLike[str], model: Model) -> Path:
     leaves, _ = jax.tree_util.tree_flatten_with_path(model.potential.params)
     tensors = {_name(keys): np.ascontiguousarray(value) for keys, value in leaves}
     header = {
-        "format_version": str(FORMAT_VERSION),
+        "format_version": str(FORMAT_VERSION if model.members > 1 else SINGLE_MODEL_VERSION),
         "model": text,
         "sha256": _checksum(text, tensors),
     }
@@ -150,7 +164,10 @@ def load(path: str | os.PathLike[str]) -> Model:
         raise ValueError(f"{path}: damaged model file: its contents do not match their checksum")
     content = json.loads(header["model"])
     config = AllegroConfig.from_dict(content.pop("config"))
-    return Model(AllegroPotential(_parameters(path, tensors, config), config), content)
+    members = content.pop("members", 1)
+    return Model(
+        potential_of(_parameters(path, tensors, config, members), config, members), content
+    )
 
 
 def _pair(first: str, second: str) -> tuple[str, str]:
@@ -167,11 +184,14 @@ def _name(keys: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(keys, simple=True, separator=".")
 
 
-def _parameters(path: Path, tensors: Mapping[str, np.ndarray], config: AllegroConfig) -> Any:
+def _parameters(
+    path: Path, tensors: Mapping[str, np.ndarray], config: AllegroConfig, members: int
+) -> Any:
     """The parameter tree that the configuration asks for, filled from named tensors."""
+    leading = (members,) if members > 1 else ()
     template = jax.eval_shape(lambda key: init(key, config), jax.random.key(0))
     leaves, structure = jax.tree_util.tree_flatten_with_path(template)
-    expected = {_name(keys): leaf.shape for keys, leaf in leaves}
+    expected = {_name(keys): (*leading, *leaf.shape) for keys, leaf in leaves}
     for name in sorted(expected.keys() | tensors.keys()):
         found = tensors[name].shape if name in tensors else None
         if found != expected.get(name):

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from allegro_jax import model
 from allegro_jax.config import AllegroConfig
 from allegro_jax.neighbour_search import dense, neighbour_pairs
+from md.committee import Committee, Spread, members_of, spread
 from md.evaluation import (
     Evaluation,
     evaluate_vectors,
@@ -82,6 +83,17 @@ class AllegroPotential:
         return self.replace(params=jax.tree.map(lambda x: jnp.asarray(x, dtype), self.params))
 
 
+Potential = AllegroPotential | Committee
+"""One model, or a committee of models of one configuration."""
+
+
+def potential_of(params: Any, config: AllegroConfig, members: int = 1) -> Potential:
+    """A potential of these weights; with several members they have a leading axis."""
+    if members > 1:
+        return Committee(params, AllegroPotential(None, config), members)
+    return AllegroPotential(params, config)
+
+
 class SinglePoint:
     """Energy, forces, stress and per-atom energies of one structure after another.
 
@@ -120,8 +132,10 @@ class SinglePoint:
         Returns:
             ``energy`` (eV), ``forces`` [N, 3] (eV/Å), ``energies`` [N] (eV, reference energies
             included); ``stress`` [6] (eV/Å³, ASE's sign and Voigt order) where the cell has a
-            volume and all directions are periodic; ``virials`` [N, 3, 3] (eV) if asked for; and
-            ``shortest_distances`` [T, T] (Å, by species pair; infinite where there is none).
+            volume and all directions are periodic; ``virials`` [N, 3, 3] (eV) if asked for;
+            of a committee ``energy_std`` (eV) and ``forces_std`` [N] (eV/Å), see
+            :mod:`md.committee`; and ``shortest_distances`` [T, T] (Å, by species pair; infinite
+            where there is none).
 
         Raises:
             ValueError: unknown species, positions or cell that make no sense, or a result that is
@@ -144,7 +158,7 @@ class SinglePoint:
         padded_species = np.full(rows, -1, np.int32)
         padded_species[:n] = species
         with jax.enable_x64(True) if self.dtype == np.float64 else contextlib.nullcontext():
-            result, per_atom = self._evaluate(
+            result, per_atom, apart = self._evaluate(
                 potential,
                 vectors.astype(self.dtype),
                 neighbours,
@@ -171,6 +185,9 @@ class SinglePoint:
         if atoms.pbc.all() and atoms.cell.volume > 0:
             virial = np.asarray(result.virial, np.float64)
             out["stress"] = full_3x3_to_voigt_6_stress(virial) / atoms.cell.volume
+        if apart is not None:
+            out["energy_std"] = float(apart.energy)
+            out["forces_std"] = np.asarray(apart.forces, np.float64)[:n]
         if virials:
             out["virials"] = np.asarray(per_atom, np.float64)[:n]
         out["shortest_distances"] = shortest_distances(pairs, species, len(potential.species))
@@ -184,17 +201,26 @@ class SinglePoint:
         mask: Array,
         species: Array,
         virials: bool,
-    ) -> tuple[Evaluation, Array | None]:
+    ) -> tuple[Evaluation, Array | None, Spread | None]:
         self.compilations += 1  # runs at trace time only
-        result = evaluate_vectors(
-            potential, vectors, neighbours, mask, species, block_size=self.block_size
-        )
-        per_atom = None
+
+        def evaluated(member: Any) -> Evaluation:
+            return evaluate_vectors(
+                member, vectors, neighbours, mask, species, block_size=self.block_size
+            )
+
+        per_atom = apart = None
+        if members_of(potential) > 1:
+            each = jax.lax.map(evaluated, potential.each)
+            result = jax.tree.map(lambda values: values.mean(axis=0), each)
+            apart = spread(each.site_energies, each.forces)
+        else:
+            result = evaluated(potential)
         if virials:
             neighbour_species = jnp.maximum(species[neighbours], 0)
             _, gradients = pair_gradients(potential, vectors, mask, species, neighbour_species)
             per_atom = neighbour_virials(vectors, gradients, neighbours, mask)
-        return result, per_atom
+        return result, per_atom, apart
 
     def _grow(self, num_atoms: int, num_slots: int) -> None:
         """Raise the capacities where needed, with some room, in steps that keep shapes few."""

@@ -20,6 +20,9 @@ from allegro_jax.potential import SinglePoint
 class AllegroCalculator(Calculator):
     """A model as an ASE calculator: energy, forces, stress and per-atom energies, in ASE's units.
 
+    Of a committee, ``results`` also holds ``energy_std`` (eV) and ``forces_std`` [N] (eV/Å): how
+    far its members are apart (:mod:`md.committee`). ``get_property`` gives them as well.
+
     Results are kept until the atoms change, as with every ASE calculator. Functions are compiled
     for capacities (atoms, neighbours) that grow in steps, not for each structure;
     :attr:`compilations` counts how often that has happened. The first structure with two atoms
@@ -40,6 +43,8 @@ class AllegroCalculator(Calculator):
         "energies",
     ]
 
+    committee_properties: ClassVar[list[str]] = ["energy_std", "forces_std"]
+
     def __init__(
         self,
         model: model_file.Model | str | os.PathLike[str],
@@ -52,6 +57,8 @@ class AllegroCalculator(Calculator):
         if not isinstance(model, model_file.Model):
             model = model_file.load(model)
         self.model = model
+        if model.members > 1:
+            self.implemented_properties = [*self.implemented_properties, *self.committee_properties]
         self._single_point = SinglePoint(model.potential, dtype=dtype, block_size=block_size)
         self._double = self._single_point.dtype == np.float64
         self._shortest_trained = model.shortest_distance_table()
