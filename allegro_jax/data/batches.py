@@ -44,7 +44,8 @@ class Batch:
         volumes: Å³; 1 where there is none.
         energies: eV per frame, less the reference energies of its atoms.
         forces, stress: eV/Å and eV/Å³.
-        energy_weight, force_weight, stress_weight: per frame, per row, per frame.
+        energy_weight, force_weight, stress_weight: per frame, per row, per frame; with a leading
+            axis where the members of a committee have their own.
     """
 
     groups: tuple[RowGroup, ...]
@@ -55,9 +56,9 @@ class Batch:
     energies: Float[Any, " frames"]
     forces: Float[Any, "rows 3"]
     stress: Float[Any, "frames 3 3"]
-    energy_weight: Float[Any, " frames"]
-    force_weight: Float[Any, " rows"]
-    stress_weight: Float[Any, " frames"]
+    energy_weight: Float[Any, "*members frames"]
+    force_weight: Float[Any, "*members rows"]
+    stress_weight: Float[Any, "*members frames"]
 
 
 class Assembled(NamedTuple):

@@ -21,6 +21,7 @@ from allegro_jax.config import AllegroConfig
 from allegro_jax.data.config import DataConfig
 from allegro_jax.settings import (
     ConfigError,
+    boolean,
     check_keys,
     choice,
     names,
@@ -58,6 +59,10 @@ class FitConfig:
         final_learning_rate: as a share of ``learning_rate``.
         ema: decay of the moving average of weights that is validated and kept; 0 for none.
         energy_weight, forces_weight, stress_weight: of the loss (see :class:`~.loss.Loss`).
+        committee: how many models to train at once, alike but for their first weights; the file
+            then holds them all, and their spread is an uncertainty. 1 for a single model.
+        committee_bootstrap: whether each member has its own frames as well: as many as there are,
+            drawn with replacement.
         precision: ``float32`` or ``float64``.
         patience: stop after so many epochs without a better validation; ``null`` for never.
         max_minutes: stop after this time, at the end of an epoch; ``null`` for never.
@@ -82,6 +87,8 @@ class FitConfig:
     energy_weight: float = number(10.0, least=0)
     forces_weight: float = number(1.0, least=0)
     stress_weight: float = number(1.0, least=0)
+    committee: int = whole(1, least=1)
+    committee_bootstrap: bool = boolean(False)
     precision: str = choice("float32", PRECISIONS)
     patience: int | None = whole(None, least=1)
     max_minutes: float | None = number(None, above=0)
@@ -99,6 +106,8 @@ class FitConfig:
             )
         if not self.energy_weight + self.forces_weight + self.stress_weight > 0:
             raise ConfigError("training.forces_weight: all weights of the loss are 0")
+        if self.committee_bootstrap and self.committee == 1:
+            raise ConfigError("training.committee_bootstrap: needs training.committee of 2 or more")
 
 
 @dataclasses.dataclass(frozen=True)

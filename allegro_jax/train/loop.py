@@ -15,7 +15,7 @@ import numpy as np
 from allegro_jax import model_file
 from allegro_jax.data.frames import read_frames
 from allegro_jax.evaluation import predict_frames, report_errors, write_report
-from allegro_jax.potential import AllegroPotential
+from allegro_jax.potential import potential_of
 from allegro_jax.settings import ConfigError
 from allegro_jax.train import figures
 from allegro_jax.train.checkpoint import Checkpoints
@@ -143,7 +143,7 @@ def save_model(config: TrainingConfig, preparation: Preparation, run: Run) -> Pa
             **preparation.statistics.ranges,
         },
     }
-    potential = AllegroPotential(run.best, preparation.model)
+    potential = potential_of(run.best, preparation.model, config.training.committee)
     return model_file.save(
         config.output / "model.safetensors", model_file.Model(potential, metadata)
     )

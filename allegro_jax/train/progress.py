@@ -27,6 +27,8 @@ COLUMNS = (
             "stress_rmse",
         )
     ),
+    "valid_loss_spread",
+    "valid_forces_rmse_spread",
     "learning_rate",
     "seconds",
 )

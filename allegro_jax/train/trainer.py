@@ -17,8 +17,9 @@ import numpy as np
 from allegro_jax.data.batches import Batch, assemble, prefetch
 from allegro_jax.data.dataset import DataSet
 from allegro_jax.data.layout import Bucket, padding_waste, plan_buckets, shuffled_batches
-from allegro_jax.model import count_parameters, init
+from allegro_jax.model import count_parameters
 from allegro_jax.potential import AllegroPotential
+from allegro_jax.train import committee
 from allegro_jax.train.config import TrainingConfig
 from allegro_jax.train.gradient import predict
 from allegro_jax.train.loss import Loss, errors
@@ -34,7 +35,7 @@ class Run:
     """The state of a run between two epochs.
 
     Attributes:
-        state: weights, their average, optimiser.
+        state: weights, their average, optimiser; of a committee with a leading axis of members.
         best: the averaged weights with the lowest validation loss.
         epoch: finished epochs.
         history: a row of metrics for each of them.
@@ -64,7 +65,10 @@ class Run:
 
 
 class Trainer:
-    """The compiled programs and the data of a run."""
+    """The compiled programs and the data of a run.
+
+    The members of a committee are trained by the same program at once, on the same batches.
+    """
 
     def __init__(self, config: TrainingConfig, preparation: Preparation) -> None:
         fit = config.training
@@ -72,19 +76,28 @@ class Trainer:
         self.loss = Loss(
             fit.energy_weight, fit.forces_weight, fit.stress_weight, preparation.force_scale
         )
+        self.members = fit.committee
         self.train = _Part(preparation.train, preparation, config, fit.row_groups)
+        if fit.committee_bootstrap:
+            self.train.weights = committee.bootstrap(
+                config.seed, self.members, len(preparation.train)
+            )
         # validation is a small part of the work: not worth compiling many groups for
         self.valid = _Part(preparation.valid, preparation, config, min(2, fit.row_groups))
         self.dtype = jnp.dtype(fit.precision)
-        params = init(jax.random.key(config.seed), preparation.model, self.dtype)
-        self.potential = AllegroPotential(params, preparation.model)
+        self.params = committee.initial_params(
+            config.seed, preparation.model, self.dtype, self.members
+        )
+        # weights come as an argument of the compiled program; none must be captured as constants
+        self.potential = AllegroPotential(None, preparation.model)
         self.programs: dict[Any, Any] = {}
         self.compile_seconds = 0.0
         self.steps_per_epoch = len(self.train.batches(config.seed, 0))
 
     def start(self) -> Run:
         """A run before its first epoch."""
-        state = initial_state(self.potential.params, self.config.training)
+        initial = functools.partial(initial_state, fit=self.config.training)
+        state = (initial if self.members == 1 else jax.vmap(initial))(self.params)
         best = jax.tree.map(np.asarray, state.average)
         return Run(state, best, 0, [], LearningRate(self.config.training))
 
@@ -107,12 +120,11 @@ class Trainer:
                 if len(pending) > STEPS_AHEAD:
                     jax.block_until_ready(pending.popleft())
                 stepped()
-        train_errors = errors(jax.device_get(sums))
+        train_errors = self._found(sums)
         valid_errors = self.validate(state.average)
         row: dict[str, Any] = {"epoch": run.epoch + 1, "learning_rate": learning_rate}
         for part, found in (("train", train_errors), ("valid", valid_errors)):
             row |= {f"{part}_{name}": value for name, value in found.items()}
-            row[f"{part}_loss"] = self.loss.of_errors(found)
         before = min((old["valid_loss"] for old in run.history), default=np.inf)
         improved = row["valid_loss"] < before
         rate.validated(improved)
@@ -124,27 +136,32 @@ class Trainer:
         return Run(state, best, run.epoch + 1, [*run.history, row], rate)
 
     def validate(self, params: Any) -> dict[str, float]:
-        """Errors on the validation frames."""
+        """Loss and errors on the validation frames; of a committee the means over its members."""
         batches = self.valid.batches(self.config.seed, 0, shuffle=False)
         with contextlib.closing(self.valid.assembled(batches)) as assembled:
-            return errors(jax.device_get([self._errors(params, batch) for batch in assembled]))
+            return self._found([self._errors(params, batch) for batch in assembled])
+
+    def _found(self, sums: Sequence[Any]) -> dict[str, float]:
+        """Loss and mean errors from the sums of batches."""
+        by_member = np.stack(jax.device_get(sums)).reshape(len(sums), self.members, -1)
+        each = [errors(by_member[:, member]) for member in range(self.members)]
+        return committee.mean_and_spread(
+            [found | {"loss": self.loss.of_errors(found)} for found in each]
+        )
 
     def _step(self, state: TrainState, batch: Batch, rate: np.ndarray) -> tuple[TrainState, Any]:
         step = functools.partial(
-            train_step, potential=self._bare, loss=self.loss, fit=self.config.training
+            train_step, potential=self.potential, loss=self.loss, fit=self.config.training
         )
+        step = committee.over_members(step, self.members)
         return self._program("step", step, (0,), state, batch, rate)
 
     def _errors(self, params: Any, batch: Batch) -> Any:
         def evaluate(params: Any, batch: Batch) -> Any:
-            return self.loss(predict(self._bare, params, batch), batch)[1]
+            return self.loss(predict(self.potential, params, batch), batch)[1]
 
-        return self._program("errors", evaluate, (), params, batch)
-
-    @functools.cached_property
-    def _bare(self) -> AllegroPotential:
-        # weights come as an argument of the compiled program; none must be captured as constants
-        return dataclasses.replace(self.potential, params=None)
+        evaluate_all = committee.over_members(evaluate, self.members)
+        return self._program("errors", evaluate_all, (), params, batch)
 
     def _program(
         self, name: str, function: Callable[..., Any], donated: tuple[int, ...], *arguments: Any
@@ -162,12 +179,15 @@ class Trainer:
         """What is about to be trained."""
         train, valid = self.preparation.train, self.preparation.valid
         first = self.train.batches(self.config.seed, 0)
+        weights = f"{count_parameters(self.params) // self.members} weights"
+        if self.members > 1:
+            weights += f" in each of {self.members} members"
         found = self.preparation.statistics
         return (
             f"{len(train)} training and {len(valid)} validation frames of "
             f"{', '.join(self.preparation.model.species)}; {found.average_neighbours:.1f} "
             f"neighbours per atom, force RMS {self.preparation.force_scale:.3g} eV/Å; "
-            f"{count_parameters(self.potential.params)} weights; {len(first)} steps per epoch, "
+            f"{weights}; {len(first)} steps per epoch, "
             f"{100 * self.train.waste(first):.0f}% of the slots are padding."
         )
 
@@ -184,12 +204,14 @@ class _Part:
     ) -> None:
         fit = config.training
         self.data, self.reference = data, preparation.reference(data)
+        self.weights: np.ndarray | None = None  # of every frame, for each member of a committee
         self.counts = np.split(data.neighbour_counts, data.atom_start[1:-1])
         self.buckets: list[Bucket] = plan_buckets(
             self.counts,
             fit.batch_size,
             groups=row_groups,
-            block_slots=fit.block_slots or default_block_slots(),
+            # what members need at once adds up
+            block_slots=fit.block_slots or max(default_block_slots() // fit.committee, 1),
             seed=config.seed,
         )
 
@@ -206,7 +228,10 @@ class _Part:
 
         def make(item: tuple[int, np.ndarray]) -> Batch:
             place, frames = item
-            return assemble(self.data, frames, self.buckets[place].layout, self.reference).batch
+            batch = assemble(self.data, frames, self.buckets[place].layout, self.reference).batch
+            if self.weights is None:
+                return batch
+            return committee.with_weights(batch, self.weights[:, frames])
 
         return prefetch(make, batches)
 
