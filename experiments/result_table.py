@@ -1,0 +1,108 @@
+"""The table of an experiment beside the published figures, and its learning curves."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from experiment import Column, Experiment
+
+BEGIN, END = "<!-- results: made by reproduce.py -->", "<!-- end of results -->"
+Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
+def write_table(experiment: Experiment, results: Results) -> None:
+    """Put the table between the marks in the experiment's README."""
+    path = experiment.folder / "README.md"
+    text = path.read_text()
+    if BEGIN not in text or END not in text:
+        raise ValueError(f"{path}: has no lines {BEGIN} and {END} to put the table between")
+    before, rest = text.split(BEGIN, 1)
+    after = rest.split(END, 1)[1]
+    path.write_text(f"{before}{BEGIN}\n{table(experiment, results)}\n{END}{after}")
+
+
+def table(experiment: Experiment, results: Results) -> str:
+    """Markdown: published rows, then ours (mean ± standard deviation over seeds)."""
+    titles = [column.title for column in experiment.columns]
+    rows = [["", *titles, "training"], ["---"] * (len(titles) + 2)]
+    rows += _published(experiment.published)
+    for name, model in experiment.models.items():
+        seeds = list(results.get(name, {}).values())
+        if not seeds:
+            continue
+        rows += _published(model.published, f"{model.label or name}: ")
+        cells = [_cell([_value(found, column) for found in seeds]) for column in experiment.columns]
+        rows.append([f"**{model.label or name}**", *cells, _training(seeds)])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _published(
+    figures: Mapping[str, Sequence[float | None]], prefix: str = ""
+) -> list[list[str]]:
+    return [
+        [prefix + name, *("–" if value is None else f"{value:g}" for value in values), ""]
+        for name, values in figures.items()
+    ]
+
+
+def draw(experiment: Experiment, results: Results) -> None:
+    """``figure.png``: validation errors against time, of the runs that are still there."""
+    figure, axis = plt.subplots(figsize=(5.5, 3.8), layout="constrained")
+    lines = 0
+    for name, model in experiment.models.items():
+        for seed in results.get(name, {}):
+            path = experiment.folder / "runs" / f"{name}-seed{seed}" / "metrics.csv"
+            if not path.is_file():
+                continue
+            with path.open() as file:
+                rows = list(csv.DictReader(file))
+            minutes = [float(row["seconds"]) / 60 for row in rows]
+            values = [1000 * float(row[f"valid_{model.watched}"] or np.nan) for row in rows]
+            label = f"{model.label or name}" + f", seed {seed}" * (len(results[name]) > 1)
+            axis.plot(minutes, values, linewidth=1.2, label=label)
+            lines += 1
+    if lines:
+        quantity, kind = model.watched.rsplit("_", 1)
+        unit = "meV/Å" if quantity == "forces" else "meV/atom"
+        axis.set(
+            xlabel="minutes of training",
+            ylabel=f"validation {quantity.replace('_', ' ')} {kind.upper()} ({unit})",
+            title=experiment.title,
+            xscale="log",
+            yscale="log",
+        )
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("{x:g}")
+        axis.grid(True, which="both", color="0.92")
+        axis.legend(frameon=False, fontsize="small")
+        figure.savefig(experiment.folder / "figure.png", dpi=130)
+    plt.close(figure)
+
+
+def _value(found: Mapping[str, Any], column: Column) -> float | None:
+    part = found["valid"] if column.test == "valid" else found["tests"].get(column.test, {})
+    value = part.get(column.error)
+    return None if value is None else column.scale * value
+
+
+def _cell(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    text = f"{np.mean(known):.3g}"
+    return f"{text} ± {np.std(known, ddof=1):.2g}" if len(known) > 1 else text
+
+
+def _training(seeds: Sequence[Mapping[str, Any]]) -> str:
+    epochs = "/".join(str(found["epochs"]) for found in seeds)
+    minutes = np.mean([found["minutes"] for found in seeds])
+    slopes = [found["slope_percent"] for found in seeds if found["slope_percent"] is not None]
+    slope = f", {np.mean(slopes):+.1f}% in the last tenth" if slopes else ""
+    return f"{epochs} epochs, {minutes:.0f} min{slope.replace('+-', '−')}"
