@@ -43,9 +43,7 @@ def table(experiment: Experiment, results: Results) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def _published(
-    figures: Mapping[str, Sequence[float | None]], prefix: str = ""
-) -> list[list[str]]:
+def _published(figures: Mapping[str, Sequence[float | None]], prefix: str = "") -> list[list[str]]:
     return [
         [prefix + name, *("–" if value is None else f"{value:g}" for value in values), ""]
         for name, values in figures.items()
@@ -105,4 +103,4 @@ def _training(seeds: Sequence[Mapping[str, Any]]) -> str:
     minutes = np.mean([found["minutes"] for found in seeds])
     slopes = [found["slope_percent"] for found in seeds if found["slope_percent"] is not None]
     slope = f", {np.mean(slopes):+.1f}% in the last tenth" if slopes else ""
-    return f"{epochs} epochs, {minutes:.0f} min{slope.replace('+-', '−')}"
+    return f"{epochs} epochs, {minutes:.0f} min{slope.replace('-', '−')}"

@@ -1,0 +1,81 @@
+"""The accuracy experiments: descriptions, configurations and tables go together."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from allegro_jax.train.config import load_config
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+FOLDERS = sorted(path.parent for path in EXPERIMENTS.glob("*/experiment.yaml"))
+
+
+@pytest.fixture
+def harness(monkeypatch):
+    """The scripts beside the experiments, imported as they import each other."""
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    return importlib.import_module
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_every_configuration_can_be_read(folder, harness, tmp_path):
+    described = harness("experiment").load(folder)
+    for path in folder.glob("*.yaml"):
+        shutil.copy(path, tmp_path)
+    (tmp_path / "data").mkdir()
+    made = re.findall(r"data/([\w.]+)", "".join(p.read_text() for p in folder.glob("*.yaml")))
+    for name in (*described.files, *(made if (folder / "prepare.py").is_file() else ())):
+        (tmp_path / "data" / name).touch()
+    for model in described.models.values():
+        load_config(tmp_path / model.config, model.settings)
+        for test in model.tests.values():
+            assert test in described.files or (folder / "prepare.py").is_file()
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_every_readme_shows_the_kept_results(folder, harness):
+    described = harness("experiment").load(folder)
+    text = (folder / "README.md").read_text()
+    tables = harness("result_table")
+    assert tables.BEGIN in text and tables.END in text
+    if described.results():
+        assert tables.table(described, described.results()) in text
+
+
+def test_table_shows_published_figures_then_ours(harness):
+    experiment, tables = harness("experiment"), harness("result_table")
+    described = experiment.Experiment(
+        folder=Path("nowhere"),
+        title="t",
+        data_source="s",
+        files={},
+        models={"ours": experiment.Model("c.yaml", {"hot": "h.xyz"}, published={"A": (None, 3.0)})},
+        columns=(
+            experiment.Column("hot", "forces_rmse", "F (meV/Å)"),
+            experiment.Column("valid", "energy_mae", "E (eV)", scale=1.0),
+        ),
+        published={"B": (1.0, None)},
+    )
+    one = {"epochs": 5, "minutes": 2.0, "slope_percent": -1.0, "valid": {"energy_mae": 0.5}}
+    found = {
+        "ours": {
+            "0": {**one, "tests": {"hot": {"forces_rmse": 0.010}}},
+            "1": {**one, "tests": {"hot": {"forces_rmse": 0.014}}},
+        }
+    }
+    assert tables.table(described, found).splitlines()[2:] == [
+        "| B | 1 | – |  |",
+        "| ours: A | – | 3 |  |",
+        "| **ours** | 12 ± 2.8 | 0.5 ± 0 | 5/5 epochs, 2 min, −1.0% in the last tenth |",
+    ]
+
+
+def test_slope_is_the_fall_over_the_last_tenth(harness):
+    slope = harness("reproduce").slope
+    assert slope([2.0] * 80 + [1.0] * 10 + [0.9] * 10) == 10.0
+    assert slope([1.0]) is None
