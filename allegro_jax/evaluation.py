@@ -201,7 +201,7 @@ def _predict_chunk(
     data = build_dataset(
         frames, potential.species, potential.cutoff, potential.pair_cutoffs, dtype=dtype
     )
-    counts = np.split(data.neighbour_counts, data.atom_start[1:-1])
+    counts = data.counts
     mean_slots = max(1.0, data.neighbour_counts.sum() / len(data))
     batch_size = int(np.clip(BATCH_SLOTS / mean_slots, 1, 64))
     # every group of rows costs compile time, which only a larger job repays

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from allegro_jax.data.dataset import DataSet
 from allegro_jax.data.layout import Layout
+from allegro_jax.data.ragged import ranges
 
 
 @struct.dataclass
@@ -92,9 +93,9 @@ def assemble(
     """
     dtype = data.vectors.dtype
     sizes = data.atom_counts[frames]
-    atoms = _ranges(data.atom_start[frames], sizes)
+    atoms = ranges(data.atom_start[frames], sizes)
     frame_of = np.repeat(np.arange(len(frames)), sizes)
-    counts = data.pair_start[atoms + 1] - data.pair_start[atoms]
+    counts = data.neighbour_counts[atoms]
     place = _placement(counts, layout)  # batch row of each atom, frames in order
     first_atom = np.concatenate([[0], np.cumsum(sizes)])[:-1]
 
@@ -110,7 +111,7 @@ def assemble(
         filled = np.arange(group.width) < number[:, None]
         vectors = np.zeros((*filled.shape, 3), dtype)
         neighbours = np.zeros(filled.shape, np.int32)
-        pairs = _ranges(data.pair_start[atoms[members[real]]], number[real])
+        pairs = ranges(data.pair_start[atoms[members[real]]], number[real])
         vectors[filled] = data.vectors[pairs]
         owner = np.repeat(frame_of[members[real]], number[real])
         neighbours[filled] = place[first_atom[owner] + data.neighbours[pairs]]
@@ -140,7 +141,7 @@ def assemble(
         frame=by_row(frame_of, 0, np.int32),
         atoms=by_frame(np.maximum(sizes, 1), 1),
         volumes=by_frame(np.where(volumes > 0, volumes, 1), 1),
-        energies=by_frame((data.energies - reference)[frames] * data.has_energy[frames], 0),
+        energies=by_frame((data.energies[frames] - reference[frames]) * data.has_energy[frames], 0),
         forces=by_row(data.forces[atoms], 0, dtype),
         stress=by_frame(data.stress[frames], 0),
         energy_weight=by_frame(data.has_energy[frames], 0),
@@ -206,11 +207,3 @@ def _placement(counts: np.ndarray, layout: Layout) -> np.ndarray:
     if remaining:
         raise ValueError("frames do not fit the layout of their batch")
     return place
-
-
-def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The integers of all ranges [start, start + length), one after another."""
-    starts, lengths = np.asarray(starts, np.int64), np.asarray(lengths, np.int64)
-    ends = np.cumsum(lengths)
-    total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)

@@ -13,10 +13,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
+
+from allegro_jax.data.ragged import Counts
+
+# Slots are estimated from one packing of so many frames.
+TRIED_FRAMES = 1000
+# From so many batches over capacity on, swaps are made in many batches at once.
+MANY_BATCHES = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,23 +59,15 @@ class Layout:
         """Rows of group g and of all wider ones."""
         return np.cumsum([group.total_rows for group in self.groups])
 
-    def demands(self, counts: Sequence[Int[np.ndarray, " _"]]) -> Int[np.ndarray, "frames groups"]:
+    def demands(self, counts: Counts) -> Int[np.ndarray, "frames groups"]:
         """For each frame, how many atoms need group g or a wider one.
 
         A batch fits if its sum is within ``capacity``. An atom too wide for every group makes the
         demand of its frame infinite in effect.
         """
-        flat = np.concatenate([*counts, np.zeros(0, int)])
-        ends = np.cumsum([len(count) for count in counts])
-
-        def wider(width: int) -> np.ndarray:
-            number = np.concatenate([[0], np.cumsum(flat > width)])[ends]
-            return np.diff(number, prepend=0)
-
-        demands = np.stack(
-            [wider(width) for width in [*(group.width for group in self.groups[1:]), -1]], axis=1
-        )
-        demands[wider(self.groups[0].width) > 0] = np.iinfo(np.int64).max // 2
+        widths = [*(group.width for group in self.groups[1:]), -1]
+        demands = np.stack([counts.above(width) for width in widths], axis=1)
+        demands[counts.above(self.groups[0].width) > 0] = np.iinfo(np.int64).max // 2
         return demands
 
 
@@ -107,7 +106,7 @@ class Bucket:
 
 
 def plan_buckets(
-    counts: Sequence[Int[np.ndarray, " _"]],
+    counts: Counts,
     batch_size: int,
     *,
     groups: int = 4,
@@ -123,7 +122,7 @@ def plan_buckets(
     ``groups``) as leave at most ``good_enough`` of the slots empty.
 
     Args:
-        counts: the neighbour counts of the atoms of each frame.
+        counts: the neighbours of the atoms of each frame.
         batch_size: frames per batch.
         groups: most groups of rows per layout.
         block_slots: slots (rows times width) that are evaluated at once.
@@ -133,15 +132,14 @@ def plan_buckets(
     """
     if not len(counts):
         return []
-    pairs = np.asarray([count.sum() + len(count) for count in counts])
+    counts = counts.descending()
+    pairs = counts.totals() + counts.sizes
     ranked = np.argsort(pairs, kind="stable")
-    best: list[Bucket] | None = None
-    best_slots = np.inf
+    best: list[_Plan] | None = None
     for number in range(1, max_buckets + 1):
         if number > 1 and len(ranked) < 4 * number * batch_size:
             break
-        parts = _split(pairs[ranked], number)
-        buckets = [
+        plans = [
             _plan(
                 np.sort(ranked[start:stop]),
                 counts,
@@ -151,14 +149,15 @@ def plan_buckets(
                 good_enough=good_enough,
                 seed=seed,
             )
-            for start, stop in parts
+            for start, stop in _split(pairs[ranked], number)
         ]
-        slots = sum(_slots_per_epoch(bucket, seed) for bucket in buckets)
-        if best is not None and slots > 0.95 * best_slots:
-            continue
-        best, best_slots = buckets, slots
+        if best is None or _slots(plans) <= 0.95 * _slots(best):
+            best = plans
     assert best is not None
-    return best
+    return [
+        Bucket(plan.layout, plan.frames, plan.layout.demands(counts.take(plan.frames)))
+        for plan in best
+    ]
 
 
 def shuffled_batches(
@@ -178,13 +177,15 @@ def shuffled_batches(
 
 def padding_waste(
     buckets: Sequence[Bucket],
-    counts: Sequence[Int[np.ndarray, " _"]],
+    counts: Counts,
     batches: Sequence[tuple[int, Int[np.ndarray, " _"]]],
 ) -> float:
     """The share of slots that hold no neighbour, over given batches."""
     slots = sum(buckets[place].layout.slots for place, _ in batches)
-    pairs = sum(counts[frame].sum() for _, frames in batches for frame in frames)
-    return 1 - float(pairs) / slots if slots else 0.0
+    if not slots:
+        return 0.0
+    pairs = counts.totals()[np.concatenate([frames for _, frames in batches])].sum()
+    return 1 - float(pairs) / slots
 
 
 # -- choosing --------------------------------------------------------------------------------------
@@ -211,62 +212,69 @@ def _split(sizes: np.ndarray, number: int) -> list[tuple[int, int]]:
     return ranges[::-1]
 
 
+class _Plan(NamedTuple):
+    """A layout for some frames, and how many slots an epoch of them takes (an estimate)."""
+
+    layout: Layout
+    frames: np.ndarray
+    slots: float
+
+
+def _slots(plans: Sequence[_Plan]) -> float:
+    return sum(plan.slots for plan in plans)
+
+
 def _plan(
     members: np.ndarray,
-    counts: Sequence[np.ndarray],
+    counts: Counts,
     batch_size: int,
     *,
     groups: int,
     block_slots: int,
     good_enough: float,
     seed: int,
-) -> Bucket:
+) -> _Plan:
     """The layout that packs the members with few slots per epoch, and few groups."""
     batch_size = min(batch_size, len(members))
-    sample = _sampled_profiles(members, counts, batch_size, seed)
-    alone = _profile([counts[frame] for frame in members], sample.shape[1])
-    pairs = sum(counts[frame].sum() for frame in members)
-    best: Bucket | None = None
-    best_slots = np.inf
+    own = counts.take(members)
+    alone = own.profile()
+    sample = _sampled_profiles(own, batch_size, seed)
+    pairs = own.values.sum()
+    random = np.random.default_rng(seed + 1)
+    tried = random.permutation(len(members))[:TRIED_FRAMES]
+    some = own.take(tried)
+    best: _Plan | None = None
     for number in range(1, groups + 1):
         for quantile in (0.5, 0.6, 0.7, 0.85, 1.0):
             # every frame must fit alone, most batches should
-            envelope = np.maximum(np.quantile(sample, quantile, axis=0, method="higher"), alone)
+            envelope = np.quantile(sample, quantile, axis=0, method="higher")
+            envelope[: len(alone)] = np.maximum(envelope[: len(alone)], alone)
             layout = Layout(batch_size, _cut(envelope, number, block_slots))
-            bucket = Bucket(layout, members, layout.demands([counts[frame] for frame in members]))
-            slots = _slots_per_epoch(bucket, seed)
-            if slots < best_slots:
-                best, best_slots = bucket, slots
-        if pairs >= (1 - good_enough) * best_slots:
+            each = layout.slots * len(members) / len(tried)
+            if best is not None and each * -(-len(tried) // batch_size) >= best.slots:
+                continue  # not even if all batches were full
+            bucket = Bucket(layout, tried, layout.demands(some))
+            batches = bucket.pack(np.arange(len(tried)), np.random.default_rng(seed + 2))
+            if best is None or each * len(batches) < best.slots:
+                best = _Plan(layout, members, each * len(batches))
+        assert best is not None
+        if pairs >= (1 - good_enough) * best.slots:
             break
     assert best is not None
     return best
 
 
-def _sampled_profiles(
-    members: np.ndarray, counts: Sequence[np.ndarray], batch_size: int, seed: int
-) -> np.ndarray:
+def _sampled_profiles(own: Counts, batch_size: int, seed: int) -> np.ndarray:
     """Neighbour counts of random batches, descending: [samples, rows]; −1 beyond a batch."""
     random = np.random.default_rng(seed)
     batches: list[np.ndarray] = []
     while len(batches) < 200:
-        order = random.permutation(members)
+        order = random.permutation(len(own))[: 400 * batch_size]
         full = len(order) // batch_size * batch_size
         batches += list(order[:full].reshape(-1, batch_size))
-    merged = [
-        np.sort(np.concatenate([counts[frame] for frame in batch]))[::-1] for batch in batches[:400]
-    ]
-    rows = max(*(len(batch) for batch in merged), *(len(counts[frame]) for frame in members), 1)
+    merged = [np.sort(own.take(batch).values)[::-1] for batch in batches]
+    rows = max(*(len(batch) for batch in merged), int(own.sizes.max()), 1)
     return np.stack([np.pad(batch, (0, rows - len(batch)), constant_values=-1) for batch in merged])
-
-
-def _profile(counts: Sequence[np.ndarray], rows: int) -> np.ndarray:
-    """The largest count at each rank over single frames."""
-    profile = np.full(rows, -1)
-    for count in counts:
-        ranked = np.sort(count)[::-1]
-        profile[: len(ranked)] = np.maximum(profile[: len(ranked)], ranked)
-    return profile
 
 
 def _cut(envelope: np.ndarray, groups: int, block_slots: int) -> tuple[Group, ...]:
@@ -302,13 +310,6 @@ def _block(rows: int, width: int, block_slots: int) -> Group:
     return Group(blocks, -(-rows // blocks), width)
 
 
-def _slots_per_epoch(bucket: Bucket, seed: int) -> float:
-    """Slots of an epoch, estimated from one packing of (at most 1000) members."""
-    random = np.random.default_rng(seed + 1)
-    order = random.permutation(len(bucket.frames))[:1000]
-    return bucket.layout.slots * len(bucket.pack(order, random)) * len(bucket.frames) / len(order)
-
-
 def _balance(
     table: np.ndarray, demands: np.ndarray, capacity: np.ndarray, random: np.random.Generator
 ) -> list[int]:
@@ -323,17 +324,19 @@ def _balance(
     Returns:
         The members taken out.
     """
+    _swap_everywhere(table, demands, capacity, random)
     used = demands[table].sum(axis=1)
 
-    def excess(used: np.ndarray) -> Any:  # over the last axis
-        return (np.maximum(used - capacity, 0) / capacity).sum(axis=-1)
+    def excess(used: np.ndarray) -> Any:
+        return _excess(used, capacity)
 
     batches, most = table.shape
     taken_out: list[int] = []
     for batch in np.flatnonzero(excess(used) > 0):
+        failures = 0
         for _ in range(4 * most):
             before = excess(used[batch])
-            if before == 0:
+            if before == 0 or failures == 2:
                 break
             other = random.integers(batches, size=256)
             place = random.integers(most, size=256)
@@ -344,6 +347,7 @@ def _balance(
             gain[:, other == batch] = 0
             mine, candidate = np.unravel_index(gain.argmax(), gain.shape)
             if gain[mine, candidate] <= 0:
+                failures += 1
                 continue
             theirs = other[candidate], place[candidate]
             used[batch] += change[mine, candidate]
@@ -357,3 +361,43 @@ def _balance(
             used[batch] -= demands[table[batch, place]]
             table[batch, place] = -1
     return [member for member in taken_out if member >= 0]
+
+
+def _swap_everywhere(
+    table: np.ndarray, demands: np.ndarray, capacity: np.ndarray, random: np.random.Generator
+) -> None:
+    """Swap members in all batches over capacity at once, each with a batch that has room.
+
+    For large sets, where a loop over batches would take minutes; it ends when few are left.
+    """
+    most = table.shape[1]
+    used = demands[table].sum(axis=1)
+    pairs = max(1, (1 << 22) // (most * most * len(capacity)))  # of batches, at once
+    for _ in range(64):
+        over = _excess(used, capacity)
+        order = random.permutation(len(table))
+        full, roomy = order[over[order] > 0], order[over[order] == 0]
+        number = min(len(full), len(roomy))
+        if len(full) < MANY_BATCHES or not number:
+            return
+        for start in range(0, number, pairs):
+            stop = min(start + pairs, number)
+            one, other = full[start:stop], roomy[start:stop]
+            # change[p, m, n]: what `one` gains by swapping its member m for n of `other`
+            change = demands[table[other]][:, None] - demands[table[one]][:, :, None]
+            after = _excess(used[one][:, None, None] + change, capacity)
+            after += _excess(used[other][:, None, None] - change, capacity)
+            choice = after.reshape(len(one), -1).argmin(axis=1)
+            mine, theirs = np.unravel_index(choice, (most, most))
+            pair = np.arange(len(one))
+            good = after[pair, mine, theirs] < over[one]
+            one, other, mine, theirs = one[good], other[good], mine[good], theirs[good]
+            moved = change[pair[good], mine, theirs]
+            used[one] += moved
+            used[other] -= moved
+            table[one, mine], table[other, theirs] = table[other, theirs], table[one, mine]
+
+
+def _excess(used: np.ndarray, capacity: np.ndarray) -> Any:
+    """By how much batches are over capacity; over the last axis."""
+    return (np.maximum(used - capacity, 0) / capacity).sum(axis=-1)

@@ -46,23 +46,35 @@ def find_species(frames: Sequence[Frame]) -> tuple[str, ...]:
 
 
 def statistics(data: DataSet) -> Statistics:
-    """Statistics of a data set with its neighbourhoods."""
-    counts, kinds = data.neighbour_counts, data.atom_species
-    by_species = {
-        symbol: max(1.0, float(counts[kinds == place].mean()))
-        for place, symbol in enumerate(data.species)
-        if (kinds == place).any()
-    }
-    labelled = data.forces[np.repeat(data.has_forces, data.atom_counts)].astype(float)
+    """Statistics of a data set with its neighbourhoods, looked at in blocks."""
+    species = data.species
+    atoms, pairs = np.zeros(len(species), np.int64), np.zeros(len(species), np.int64)
+    components, squares = 0, 0.0
+    shortest: dict[str, float] = {}
+    ranges: dict[str, tuple[float, float]] = {}
+    for block in data.blocks():
+        kinds = block.atom_species
+        atoms += np.bincount(kinds, minlength=len(species))
+        pairs += np.bincount(kinds, block.neighbour_counts, len(species)).astype(np.int64)
+        forces = block.forces[np.repeat(block.has_forces, block.atom_counts)].astype(float)
+        components += forces.size
+        squares += float(np.sum(forces**2))
+        for pair, distance in _shortest_distances(block).items():
+            shortest[pair] = min(distance, shortest.get(pair, np.inf))
+        for name, (low, high) in _ranges(block, forces).items():
+            before = ranges.get(name, (low, high))
+            ranges[name] = (min(low, before[0]), max(high, before[1]))
     return Statistics(
-        average_neighbours=max(1.0, float(counts.mean())) if len(counts) else 1.0,
-        average_neighbours_by_species=by_species,
-        force_rms=float(np.sqrt(np.mean(labelled**2))) if labelled.size else None,
-        shortest_distances=_shortest_distances(data),
-        ranges=_ranges(data, labelled),
-        atoms_by_species={
-            symbol: int((kinds == place).sum()) for place, symbol in enumerate(data.species)
+        average_neighbours=max(1.0, float(pairs.sum() / atoms.sum())) if atoms.sum() else 1.0,
+        average_neighbours_by_species={
+            symbol: max(1.0, float(pairs[kind] / atoms[kind]))
+            for kind, symbol in enumerate(species)
+            if atoms[kind]
         },
+        force_rms=float(np.sqrt(squares / components)) if components else None,
+        shortest_distances=dict(sorted(shortest.items())),
+        ranges=ranges,
+        atoms_by_species={symbol: int(atoms[kind]) for kind, symbol in enumerate(species)},
     )
 
 
@@ -72,13 +84,16 @@ def fit_reference_energies(data: DataSet) -> Float[np.ndarray, " species"]:
     Minimises Σ_f ((E_f − Σ_t n_ft s_t)/n_f)². Where compositions do not determine all of them (one
     molecule, one stoichiometry) the solution of smallest norm is taken.
     """
-    used = data.has_energy & (data.atom_counts > 0)
-    if not used.any():
-        return np.zeros(len(data.species))
-    counts = data.atom_counts[used].astype(float)
-    fractions = data.composition[used] / counts[:, None]
+    kinds = len(data.species)
+    # [fractions | energies per atom], reduced block by block to the triangle of its QR factors
+    table = np.zeros((0, kinds + 1))
+    for block in data.blocks():
+        used = block.has_energy & (block.atom_counts > 0)
+        rows = np.column_stack([block.composition, block.energies])[used]
+        rows = rows / block.atom_counts[used, None]
+        table = np.linalg.qr(np.concatenate([table, rows]), mode="r")
     # singular values below 1e-4 of the largest are noise amplified, not information
-    return np.linalg.lstsq(fractions, data.energies[used] / counts, rcond=1e-4)[0]
+    return np.linalg.lstsq(table[:, :kinds], table[:, kinds], rcond=1e-4)[0]
 
 
 def reference_energies_from(
@@ -99,12 +114,12 @@ def reference_energies_from(
 
 
 def _shortest_distances(data: DataSet) -> dict[str, float]:
+    """Of an unshared data set (:meth:`DataSet.copy`)."""
     distances = np.linalg.norm(data.vectors.astype(float), axis=1)
-    centre = np.repeat(np.arange(len(data.atom_species)), data.neighbour_counts)
-    first_atom = data.atom_start[data.frame_of_atom[centre]]
-    kinds = np.sort(
-        [data.atom_species[centre], data.atom_species[first_atom + data.neighbours]], axis=0
-    )
+    centre = np.repeat(data.atom_species, data.neighbour_counts)
+    first_atom = np.repeat(data.atom_start, data.atom_counts)
+    first_atom = np.repeat(first_atom, data.neighbour_counts)
+    kinds = np.sort([centre, data.atom_species[first_atom + data.neighbours]], axis=0).astype(int)
     total = len(data.species)
     shortest = np.full(total * total, np.inf)
     np.minimum.at(shortest, kinds[0] * total + kinds[1], distances)

@@ -205,7 +205,7 @@ class _Part:
         fit = config.training
         self.data, self.reference = data, preparation.reference(data)
         self.weights: np.ndarray | None = None  # of every frame, for each member of a committee
-        self.counts = np.split(data.neighbour_counts, data.atom_start[1:-1])
+        self.counts = data.counts
         self.buckets: list[Bucket] = plan_buckets(
             self.counts,
             fit.batch_size,

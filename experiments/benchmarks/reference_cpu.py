@@ -329,8 +329,7 @@ def our_training_step(potential: Any, frames: list[Any]) -> Callable[[], float]:
         for atoms in frames
     ]
     data = build_dataset(labelled, SPECIES, CUTOFF)
-    counts = np.split(data.neighbour_counts, data.atom_start[1:-1])
-    (bucket,) = plan_buckets(counts, len(frames))
+    (bucket,) = plan_buckets(data.counts, len(frames))
     batch = assemble(data, np.arange(len(frames)), bucket.layout, np.zeros(len(frames))).batch
     fit = FitConfig(learning_rate=LEARNING_RATE)
     step = jax.jit(

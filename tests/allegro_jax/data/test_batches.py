@@ -41,7 +41,7 @@ SPECIES, CUTOFF = ("H", "C", "O", "Cu"), 3.0
 @pytest.mark.parametrize("groups", [1, 3])
 def test_slots_hold_the_neighbours(frames, groups):
     data = build_dataset(frames, SPECIES, CUTOFF, dtype=np.float64)
-    counts = np.split(data.neighbour_counts, data.atom_start[1:-1])
+    counts = data.counts
     (bucket,) = plan_buckets(counts, 5, groups=groups, block_slots=20, good_enough=0.0)
     assembled = assemble(data, np.arange(5), bucket.layout, np.full(5, 0.5))
     batch = assembled.batch

@@ -10,26 +10,29 @@ from hypothesis import strategies as st
 from allegro_jax.data.dataset import build_dataset
 from allegro_jax.data.frames import read_frames
 from allegro_jax.data.layout import padding_waste, plan_buckets, shuffled_batches
+from allegro_jax.data.ragged import Counts
 from allegro_jax.data.statistics import find_species
 
 
-def molecules(number: int = 200) -> list[np.ndarray]:
+def molecules(number: int = 200) -> Counts:
     """Neighbour counts like those of a flexible molecule of 27 atoms."""
     random = np.random.default_rng(0)
     base = 12 + 12 * np.linspace(0, 1, 27) ** 1.5
-    return [np.rint(base + random.normal(0, 1.2, 27)).astype(int) for _ in range(number)]
+    return Counts.of([np.rint(base + random.normal(0, 1.2, 27)).astype(int) for _ in range(number)])
 
 
-def liquid(number: int = 60) -> list[np.ndarray]:
+def liquid(number: int = 60) -> Counts:
     random = np.random.default_rng(1)
-    return [random.poisson(88, 192) - random.binomial(20, 0.5, 192) for _ in range(number)]
+    return Counts.of(
+        [random.poisson(88, 192) - random.binomial(20, 0.5, 192) for _ in range(number)]
+    )
 
 
-def solids(number: int = 120) -> list[np.ndarray]:
+def solids(number: int = 120) -> Counts:
     """Very different sizes and densities."""
     random = np.random.default_rng(2)
     sizes = np.rint(np.exp(random.normal(3, 0.9, number))).astype(int).clip(1, 150)
-    return [random.poisson(random.uniform(15, 60), size) for size in sizes]
+    return Counts.of([random.poisson(random.uniform(15, 60), size) for size in sizes])
 
 
 def waste(counts, batch_size, epochs=4, **options) -> list[float]:
@@ -55,7 +58,7 @@ def test_waste_is_bounded():
 def test_waste_on_real_data(shared, file, cutoff):
     frames = read_frames(shared / "data" / file)[:150]
     data = build_dataset(frames, find_species(frames), cutoff)
-    counts = np.split(data.neighbour_counts, data.atom_start[1:-1])
+    counts = data.counts
     assert np.mean(waste(counts, 5)) <= 0.11
 
 
@@ -68,7 +71,7 @@ def test_every_frame_is_in_one_batch_that_fits(counts, batch_size):
         assert sorted(np.concatenate([frames for _, frames in batches])) == list(range(len(counts)))
         for place, frames in batches:
             layout = buckets[place].layout
-            demand = layout.demands([counts[frame] for frame in frames]).sum(axis=0)
+            demand = layout.demands(counts.take(frames)).sum(axis=0)
             assert (demand <= layout.capacity).all()
             assert len(frames) <= layout.frames
         # few batches are not full
@@ -93,11 +96,11 @@ def test_order_depends_on_seed_and_epoch_alone():
     groups=st.integers(1, 5),
 )
 def test_any_data_can_be_laid_out(counts, batch_size, groups):
-    counts = [np.asarray(count, int) for count in counts]
+    counts = Counts.of([np.asarray(count, int) for count in counts])
     buckets = plan_buckets(counts, batch_size, groups=groups)
     batches = shuffled_batches(buckets, 0, 0)
     assert sorted(np.concatenate([frames for _, frames in batches])) == list(range(len(counts)))
     for place, frames in batches:
         layout = buckets[place].layout
-        demand = layout.demands([counts[frame] for frame in frames]).sum(axis=0)
+        demand = layout.demands(counts.take(frames)).sum(axis=0)
         assert (demand <= layout.capacity).all()
