@@ -12,6 +12,7 @@ A section of a configuration is a frozen dataclass whose fields are made by the 
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import difflib
 import math
@@ -49,6 +50,26 @@ def number(
     """A finite number within bounds; ``above`` and ``below`` are not reached."""
     bounds = {"above": above, "least": least, "below": below, "most": most}
     return setting(default, lambda name, value, _: read_number(name, value, **bounds))
+
+
+def numbers(default: Mapping[str, float] | None, *, least: float | int = -math.inf) -> Any:
+    """Numbers by name: ``{H: 1, O: 2}``."""
+    return setting(default, lambda name, value, _: read_numbers(name, value, least=least))
+
+
+def ramp(default: float, *, least: float | int = -math.inf) -> Any:
+    """A number, or one that changes: ``{0: 1, 100: 10}``, values at times."""
+
+    def read(name: str, value: Any, _: Path) -> float | dict[float, float]:
+        if not isinstance(value, Mapping):
+            return read_number(name, value, least=least)
+        found = {
+            read_number(name, time, least=0): number
+            for time, number in read_numbers(name, value, least=least).items()
+        }
+        return {time: found[time] for time in sorted(found)}
+
+    return setting(default, read)
 
 
 def choice(default: str | None, choices: Sequence[str]) -> Any:
@@ -118,6 +139,24 @@ def check_keys(content: Mapping[str, Any], known: Sequence[str], prefix: str) ->
             raise ConfigError(f"{prefix}{key}: no such key; {hint}")
 
 
+def value_at(ramp: float | Mapping[float, float], time: float) -> float:
+    """A :func:`ramp` on straight lines between its points, level before and after them."""
+    if not isinstance(ramp, Mapping):
+        return ramp
+    times = sorted(ramp)
+    place = bisect.bisect(times, time)
+    if place in (0, len(times)):
+        return ramp[times[max(place - 1, 0)]]
+    before, after = times[place - 1 : place + 1]
+    share = (time - before) / (after - before)
+    return (1 - share) * ramp[before] + share * ramp[after]
+
+
+def last_value(ramp: float | Mapping[float, float]) -> float:
+    """The value that a :func:`ramp` ends with."""
+    return value_at(ramp, math.inf)
+
+
 def plain(value: Any) -> Any:
     """Settings as JSON data."""
     if isinstance(value, Mapping):
@@ -165,6 +204,14 @@ def read_number(
     if not math.isfinite(found) or not inside:
         raise ConfigError(f"{name}: expected a number {' and '.join(bounds)}, got {value!r}")
     return found
+
+
+def read_numbers(name: str, value: Any, *, least: float | int = -math.inf) -> dict[str, float]:
+    if not isinstance(value, Mapping) or not value:
+        raise ConfigError(f"{name}: expected name: number pairs, got {value!r}")
+    return {
+        str(key): read_number(f"{name}.{key}", item, least=least) for key, item in value.items()
+    }
 
 
 def read_choice(name: str, value: Any, choices: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from allegro_jax.settings import (
     choice,
     files,
     read_files,
-    read_number,
+    read_numbers,
     setting,
     text,
 )
@@ -34,7 +34,7 @@ def _read_valid(name: str, value: Any, folder: Path) -> tuple[Path, ...] | float
 
 def _read_atoms(name: str, value: Any, folder: Path) -> Path | Mapping[str, float]:
     if isinstance(value, Mapping):
-        return {str(one): read_number(f"{name}.{one}", energy) for one, energy in value.items()}
+        return read_numbers(name, value)
     (path,) = read_files(name, [value], folder)
     return path
 

@@ -24,9 +24,12 @@ from allegro_jax.settings import (
     boolean,
     check_keys,
     choice,
+    last_value,
     names,
     number,
+    numbers,
     plain,
+    ramp,
     read_boolean,
     read_section,
     read_text,
@@ -35,9 +38,19 @@ from allegro_jax.settings import (
 )
 
 OPTIMISERS = ("adam", "adamw", "amsgrad", "muon")
-DECAYING = ("adamw", "muon")
-SCHEDULES = ("cosine", "exponential", "plateau", "constant")
+SCHEDULES = ("cosine", "exponential", "linear", "plateau", "constant")
+LOSSES = ("mse", "mae", "huber")
+ENERGY_LOSSES = ("per_atom", "total")
+UNITS = ("scaled", "physical")
 PRECISIONS = ("float32", "float64")
+# Keys that serve some choices only: the key of the choice, and the choices.
+SERVES = {
+    "weight_decay": ("optimiser", ("adamw", "muon")),
+    "decay_share": ("schedule", ("linear",)),
+    "plateau_factor": ("schedule", ("plateau",)),
+    "plateau_patience": ("schedule", ("plateau",)),
+    "huber_delta": ("loss", ("huber",)),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,13 +65,20 @@ class FitConfig:
             applied at evaluation), hence the large value.
         weight_decay: of adamw and muon; matrices alone shrink.
         clip: largest norm of a gradient; longer ones are shortened.
-        schedule: ``cosine`` to ``final_learning_rate``, ``exponential`` to it, ``plateau`` (times
+        schedule: ``cosine``, ``exponential`` or ``linear`` to ``final_learning_rate`` (linear over
+            the last ``decay_share`` of the epochs, constant before), ``plateau`` (times
             ``plateau_factor`` after ``plateau_patience`` epochs without a better validation), or
             ``constant``.
         warmup_epochs: the learning rate rises linearly over them.
         final_learning_rate: as a share of ``learning_rate``.
         ema: decay of the moving average of weights that is validated and kept; 0 for none.
-        energy_weight, forces_weight, stress_weight: of the loss (see :class:`~.loss.Loss`).
+        loss: the penalty of an error, ``mse``, ``mae`` or ``huber`` (see :class:`~.loss.Loss`).
+        huber_delta: the error from which ``huber`` is linear, in units of the loss.
+        loss_units: ``scaled`` by the RMS of the forces, or ``physical``: eV and eV/Å.
+        energy_loss: of the energy ``per_atom`` or the ``total`` one.
+        energy_weight, forces_weight, stress_weight: of the loss; or ``{epoch: weight, ...}``,
+            joined by straight lines. The last weights are those that epochs are compared by.
+        species_force_weights: of the forces on some species, by symbol; 1 on the others.
         committee: how many models to train at once, alike but for their first weights; the file
             then holds them all, and their spread is an uncertainty. 1 for a single model.
         committee_bootstrap: whether each member has its own frames as well: as many as there are,
@@ -81,12 +101,18 @@ class FitConfig:
     schedule: str = choice("cosine", SCHEDULES)
     warmup_epochs: float = number(1.0, least=0)
     final_learning_rate: float = number(1e-3, least=0, most=1)
+    decay_share: float = number(1.0, above=0, most=1)
     plateau_factor: float = number(0.5, above=0, below=1)
     plateau_patience: int = whole(25, least=1)
     ema: float = number(0.99, least=0, below=1)
-    energy_weight: float = number(10.0, least=0)
-    forces_weight: float = number(1.0, least=0)
-    stress_weight: float = number(1.0, least=0)
+    loss: str = choice("mse", LOSSES)
+    huber_delta: float = number(0.1, above=0)
+    loss_units: str = choice("scaled", UNITS)
+    energy_loss: str = choice("per_atom", ENERGY_LOSSES)
+    energy_weight: float | Mapping[float, float] = ramp(10.0, least=0)
+    forces_weight: float | Mapping[float, float] = ramp(1.0, least=0)
+    stress_weight: float | Mapping[float, float] = ramp(1.0, least=0)
+    species_force_weights: Mapping[str, float] | None = numbers(None, least=0)
     committee: int = whole(1, least=1)
     committee_bootstrap: bool = boolean(False)
     precision: str = choice("float32", PRECISIONS)
@@ -99,12 +125,15 @@ class FitConfig:
     def __post_init__(self) -> None:
         if self.schedule == "exponential" and not self.final_learning_rate > 0:
             raise ConfigError("training.final_learning_rate: above 0 for an exponential schedule")
-        if self.weight_decay and self.optimiser not in DECAYING:
-            raise ConfigError(
-                f"training.weight_decay: only {' and '.join(DECAYING)} use it; set "
-                "training.optimiser"
-            )
-        if not self.energy_weight + self.forces_weight + self.stress_weight > 0:
+        for key, (choice_key, choices) in SERVES.items():
+            default = type(self).__dataclass_fields__[key].default
+            if getattr(self, key) != default and getattr(self, choice_key) not in choices:
+                raise ConfigError(
+                    f"training.{key}: only {' and '.join(choices)} "
+                    f"{'uses' if len(choices) == 1 else 'use'} it; set training.{choice_key}"
+                )
+        weights = (self.energy_weight, self.forces_weight, self.stress_weight)
+        if not any(last_value(weight) for weight in weights):
             raise ConfigError("training.forces_weight: all weights of the loss are 0")
         if self.committee_bootstrap and self.committee == 1:
             raise ConfigError("training.committee_bootstrap: needs training.committee of 2 or more")

@@ -203,5 +203,5 @@ def _resume(run: Run, checkpoints: Checkpoints, identity: dict[str, Any]) -> Run
             "another output, or set resume: false to overwrite it"
         )
     tree = checkpoints.restore("last", run.tree())
-    rate = dataclasses.replace(run.rate, **record["rate"])
-    return Run(tree["state"], tree["best"], record["epoch"], record["history"], rate)
+    schedule = dataclasses.replace(run.schedule, **record["schedule"])
+    return Run(tree["state"], tree["best"], record["epoch"], record["history"], schedule)

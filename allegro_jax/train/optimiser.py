@@ -1,10 +1,8 @@
-"""One step of training: optimiser, learning rate, moving average of the weights."""
+"""One step of training: gradient, optimiser, moving average of the weights."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +17,7 @@ from allegro_jax.data.batches import Batch
 from allegro_jax.train.config import FitConfig
 from allegro_jax.train.gradient import loss_and_gradient
 from allegro_jax.train.loss import Loss
+from allegro_jax.train.schedule import StepSettings
 from md.local_potential import LocalPotential
 
 Params = Any
@@ -102,7 +101,7 @@ def initial_state(params: Params, fit: FitConfig) -> TrainState:
 def train_step(
     state: TrainState,
     batch: Batch,
-    learning_rate: Float[Array, ""],
+    settings: StepSettings,
     *,
     potential: LocalPotential,
     loss: Loss,
@@ -113,12 +112,22 @@ def train_step(
 
     ``batch`` may be one of several parts of it, on as many devices; ``total`` then adds up what
     the parts found (:mod:`~allegro_jax.train.parallel`), and all take the same step.
+    """
+    whole = functools.partial(
+        loss, weights=settings.weights, normalisers=total(loss.normalisers(batch))
+    )
+    (_, sums), gradient = total(loss_and_gradient(potential, state.params, batch, whole))
+    return apply_gradient(state, gradient, settings.learning_rate, fit=fit), sums
+
+
+def apply_gradient(
+    state: TrainState, gradient: Params, learning_rate: Float[Array, ""], *, fit: FitConfig
+) -> TrainState:
+    """The state after a step along a gradient.
 
     The moving average starts fast and slows down, decay = min(ema, (1 + t)/(10 + t)), so that the
     first weights are soon forgotten.
     """
-    whole = functools.partial(loss, normalisers=total(loss.normalisers(batch)))
-    (_, sums), gradient = total(loss_and_gradient(potential, state.params, batch, whole))
     rule = build_optimiser(fit, learning_rate)
     change, optimiser = rule.update(gradient, state.optimiser, state.params)
     params = optax.apply_updates(state.params, change)
@@ -127,45 +136,4 @@ def train_step(
     average = jax.tree.map(
         lambda old, new: new + decay.astype(new.dtype) * (old - new), state.average, params
     )
-    return TrainState(params, average, optimiser, state.step + 1), sums
-
-
-@dataclasses.dataclass
-class LearningRate:
-    """The learning rate at any point of a run, in epochs; a plateau needs validations.
-
-    Attributes:
-        fit: schedule and its constants.
-        factor: by which plateaus have lowered it so far.
-        waited: epochs since the best validation, or since it was last lowered.
-    """
-
-    fit: FitConfig
-    factor: float = 1.0
-    waited: int = 0
-
-    def __call__(self, epochs: float) -> float:
-        """At ``epochs`` (fractional) since the start of the run."""
-        fit = self.fit
-        if fit.warmup_epochs > 0 and epochs < fit.warmup_epochs:
-            return fit.learning_rate * self.factor * (epochs / fit.warmup_epochs)
-        return fit.learning_rate * self.factor * self._shape(epochs - fit.warmup_epochs)
-
-    def validated(self, improved: bool) -> None:
-        """Tell of an epoch's validation."""
-        if self.fit.schedule != "plateau":
-            return
-        self.waited = 0 if improved else self.waited + 1
-        if self.waited >= self.fit.plateau_patience:
-            self.factor = max(self.factor * self.fit.plateau_factor, self.fit.final_learning_rate)
-            self.waited = 0
-
-    def _shape(self, epochs: float) -> float:
-        fit = self.fit
-        share = min(epochs / max(fit.epochs - fit.warmup_epochs, 1e-9), 1.0)
-        least = fit.final_learning_rate
-        if fit.schedule == "cosine":
-            return least + (1 - least) * (1 + math.cos(math.pi * share)) / 2
-        if fit.schedule == "exponential":
-            return least**share
-        return 1.0
+    return TrainState(params, average, optimiser, state.step + 1)

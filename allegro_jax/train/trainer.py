@@ -19,12 +19,14 @@ from allegro_jax.data.dataset import DataSet
 from allegro_jax.data.layout import Bucket, padding_waste, plan_buckets, shuffled_batches
 from allegro_jax.model import count_parameters
 from allegro_jax.potential import AllegroPotential
+from allegro_jax.settings import ConfigError, last_value
 from allegro_jax.train import committee
-from allegro_jax.train.config import TrainingConfig
+from allegro_jax.train.config import FitConfig, TrainingConfig
 from allegro_jax.train.gradient import predict
-from allegro_jax.train.loss import Loss, errors
-from allegro_jax.train.optimiser import LearningRate, TrainState, initial_state, train_step
+from allegro_jax.train.loss import Loss
+from allegro_jax.train.optimiser import TrainState, initial_state, train_step
 from allegro_jax.train.preparation import Preparation
+from allegro_jax.train.schedule import Schedule, StepSettings
 
 # Steps handed to the device before the host waits for an earlier one.
 STEPS_AHEAD = 8
@@ -39,14 +41,14 @@ class Run:
         best: the averaged weights with the lowest validation loss.
         epoch: finished epochs.
         history: a row of metrics for each of them.
-        rate: the learning-rate schedule.
+        schedule: of the learning rate and the loss's weights.
     """
 
     state: TrainState
     best: Any
     epoch: int
     history: list[dict[str, Any]]
-    rate: LearningRate
+    schedule: Schedule
 
     @property
     def best_epoch(self) -> int:
@@ -60,7 +62,7 @@ class Run:
         return {
             "epoch": self.epoch,
             "history": self.history,
-            "rate": {"factor": self.rate.factor, "waited": self.rate.waited},
+            "schedule": {"factor": self.schedule.factor, "waited": self.schedule.waited},
         }
 
 
@@ -73,9 +75,7 @@ class Trainer:
     def __init__(self, config: TrainingConfig, preparation: Preparation) -> None:
         fit = config.training
         self.config, self.preparation = config, preparation
-        self.loss = Loss(
-            fit.energy_weight, fit.forces_weight, fit.stress_weight, preparation.force_scale
-        )
+        self.loss = build_loss(fit, preparation)
         self.members = fit.committee
         self.train = _Part(preparation.train, preparation, config, fit.row_groups)
         if fit.committee_bootstrap:
@@ -99,22 +99,22 @@ class Trainer:
         initial = functools.partial(initial_state, fit=self.config.training)
         state = (initial if self.members == 1 else jax.vmap(initial))(self.params)
         best = jax.tree.map(np.asarray, state.average)
-        return Run(state, best, 0, [], LearningRate(self.config.training))
+        return Run(state, best, 0, [], Schedule(self.config.training))
 
     def epoch(self, run: Run, stepped: Callable[[], object]) -> Run:
         """Train for an epoch and validate; ``run`` stays as it was."""
         started = time.monotonic()
         # a copy, for the step gives the memory of its argument to its result
         state = jax.tree.map(jnp.array, run.state)
-        rate = dataclasses.replace(run.rate)
+        schedule = dataclasses.replace(run.schedule)
         sums: list[Any] = []
         pending: deque[Any] = deque()
         batches = self.train.batches(self.config.seed, run.epoch)
-        learning_rate = 0.0
+        settings = schedule(float(run.epoch))
         with contextlib.closing(self.train.assembled(batches)) as assembled:
             for number, batch in enumerate(assembled, start=1):
-                learning_rate = rate(run.epoch + number / len(batches))
-                state, found = self._step(state, batch, np.asarray(learning_rate, self.dtype))
+                settings = schedule(run.epoch + number / len(batches))
+                state, found = self._step(state, batch, settings)
                 sums.append(found)
                 pending.append(found)
                 if len(pending) > STEPS_AHEAD:
@@ -122,18 +122,21 @@ class Trainer:
                 stepped()
         train_errors = self._found(sums)
         valid_errors = self.validate(state.average)
-        row: dict[str, Any] = {"epoch": run.epoch + 1, "learning_rate": learning_rate}
+        row: dict[str, Any] = {
+            "epoch": run.epoch + 1,
+            "learning_rate": float(settings.learning_rate),
+        }
         for part, found in (("train", train_errors), ("valid", valid_errors)):
             row |= {f"{part}_{name}": value for name, value in found.items()}
         before = min((old["valid_loss"] for old in run.history), default=np.inf)
         improved = row["valid_loss"] < before
-        rate.validated(improved)
+        schedule.validated(improved)
         row["seconds"] = time.monotonic() - started
         if run.history:
             row["seconds"] += run.history[-1]["seconds"]
         best = jax.tree.map(np.asarray, state.average) if improved else run.best
         state = jax.tree.map(np.asarray, state)
-        return Run(state, best, run.epoch + 1, [*run.history, row], rate)
+        return Run(state, best, run.epoch + 1, [*run.history, row], schedule)
 
     def validate(self, params: Any) -> dict[str, float]:
         """Loss and errors on the validation frames; of a committee the means over its members."""
@@ -144,17 +147,17 @@ class Trainer:
     def _found(self, sums: Sequence[Any]) -> dict[str, float]:
         """Loss and mean errors from the sums of batches."""
         by_member = np.stack(jax.device_get(sums)).reshape(len(sums), self.members, -1)
-        each = [errors(by_member[:, member]) for member in range(self.members)]
-        return committee.mean_and_spread(
-            [found | {"loss": self.loss.of_errors(found)} for found in each]
-        )
+        each = [self.loss.errors(by_member[:, member]) for member in range(self.members)]
+        return committee.mean_and_spread(each)
 
-    def _step(self, state: TrainState, batch: Batch, rate: np.ndarray) -> tuple[TrainState, Any]:
+    def _step(
+        self, state: TrainState, batch: Batch, settings: StepSettings
+    ) -> tuple[TrainState, Any]:
         step = functools.partial(
             train_step, potential=self.potential, loss=self.loss, fit=self.config.training
         )
         step = committee.over_members(step, self.members)
-        return self._program("step", step, (0,), state, batch, rate)
+        return self._program("step", step, (0,), state, batch, settings)
 
     def _errors(self, params: Any, batch: Batch) -> Any:
         def evaluate(params: Any, batch: Batch) -> Any:
@@ -194,6 +197,34 @@ class Trainer:
     def compilations(self) -> str:
         number = len(self.programs)
         return f"{number} compilations took {self.compile_seconds:.0f} s."
+
+
+def build_loss(fit: FitConfig, preparation: Preparation) -> Loss:
+    """The loss that settings ask for, with the weights that a run ends with.
+
+    Raises:
+        ConfigError: weights of species that the model does not have.
+    """
+    species, species_weights = preparation.model.species, None
+    if fit.species_force_weights:
+        given = dict(fit.species_force_weights)
+        unknown = sorted(set(given) - set(species))
+        if unknown:
+            raise ConfigError(
+                f"training.species_force_weights: {unknown[0]} is none of the species "
+                f"{', '.join(species)}"
+            )
+        species_weights = tuple(given.get(symbol, 1.0) for symbol in species)
+    return Loss(
+        energy=last_value(fit.energy_weight),
+        forces=last_value(fit.forces_weight),
+        stress=last_value(fit.stress_weight),
+        force_scale=preparation.force_scale if fit.loss_units == "scaled" else 1.0,
+        penalty=fit.loss,
+        huber_delta=fit.huber_delta,
+        total_energy=fit.energy_loss == "total",
+        species_weights=species_weights,
+    )
 
 
 class _Part:

@@ -316,6 +316,7 @@ def our_training_step(potential: Any, frames: list[Any]) -> Callable[[], float]:
     from allegro_jax.train.config import FitConfig
     from allegro_jax.train.loss import Loss
     from allegro_jax.train.optimiser import initial_state, train_step
+    from allegro_jax.train.schedule import StepSettings
 
     labelled = [
         Frame(
@@ -342,12 +343,12 @@ def our_training_step(potential: Any, frames: list[Any]) -> Callable[[], float]:
         donate_argnums=0,
     )
     state = initial_state(potential.params, fit)
-    rate = np.float32(LEARNING_RATE)
+    settings = StepSettings(np.float32(LEARNING_RATE), np.asarray([1, 1, 0], np.float32))
 
     def run() -> float:
         nonlocal state
         start = time.perf_counter()
-        state, _ = jax.block_until_ready(step(state, batch, rate))
+        state, _ = jax.block_until_ready(step(state, batch, settings))
         return time.perf_counter() - start
 
     return run

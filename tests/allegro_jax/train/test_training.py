@@ -19,7 +19,6 @@ from allegro_jax.data.frames import DataError
 from allegro_jax.settings import ConfigError
 from allegro_jax.train.config import config_from_dict
 from allegro_jax.train.loop import train
-from allegro_jax.train.optimiser import LearningRate
 from allegro_jax.train.preparation import prepare
 from allegro_jax.train.trainer import Trainer
 
@@ -242,23 +241,3 @@ def test_impossible_runs_are_refused(folder, tmp_path):
         prepare(configuration(folder, tmp_path, model={"species": ["Cu"]}), quiet)
     with pytest.raises(ConfigError, match=r"model\.cutoff: no two atoms .* are within 0\.5 Å"):
         prepare(configuration(folder, tmp_path, model={"cutoff": 0.5}), quiet)
-
-
-def test_learning_rate_schedules(folder, tmp_path):
-    def rates(**training):
-        options = {"epochs": 10, "warmup_epochs": 2, "learning_rate": 1.0, **training}
-        rate = LearningRate(configuration(folder, tmp_path, options).training)
-        return [rate(epoch) for epoch in (1.0, 2.0, 6.0, 10.0)]
-
-    np.testing.assert_allclose(rates(final_learning_rate=0.1), [0.5, 1, 0.55, 0.1])
-    np.testing.assert_allclose(
-        rates(schedule="exponential", final_learning_rate=0.01), [0.5, 1, 0.1, 0.01]
-    )
-    np.testing.assert_allclose(rates(schedule="constant"), [0.5, 1, 1, 1])
-    plateau = LearningRate(
-        configuration(folder, tmp_path, {"schedule": "plateau", "plateau_patience": 2}).training
-    )
-    before = plateau(100.0)
-    for improved in (True, False, False, False):
-        plateau.validated(improved)
-    assert plateau(100.0) == before / 2
