@@ -15,9 +15,11 @@ from ase.io import write
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from allegro_jax.data.batches import assemble, prefetch
+from allegro_jax.data.conventions import DEFAULT_CONVENTIONS, Conventions
 from allegro_jax.data.dataset import build_dataset
-from allegro_jax.data.frames import DEFAULT_KEYS, DataError, Frame, LabelKeys, read_frames
+from allegro_jax.data.frames import DataError, Frame
 from allegro_jax.data.layout import plan_buckets, shuffled_batches
+from allegro_jax.data.sources import read_frames
 from allegro_jax.model_file import Model
 from allegro_jax.train.gradient import Prediction, predict
 from allegro_jax.uncertainty import calibration_of
@@ -65,16 +67,16 @@ def evaluate(
     paths: str | Path | Sequence[str | Path],
     *,
     dtype: str = "float32",
-    keys: LabelKeys = DEFAULT_KEYS,
+    conventions: Conventions = DEFAULT_CONVENTIONS,
     output: str | Path | None = None,
 ) -> dict[str, Any]:
     """Errors of a model on labelled files.
 
     Args:
         model: the model.
-        paths: files in any format ASE reads; labels may be absent.
+        paths: files, folders and patterns; labels may be absent.
         dtype: arithmetic of the network.
-        keys: names of the labels.
+        conventions: names, units and signs of the labels.
         output: an extended XYZ file to write the predictions to (energy, forces, stress and
             per-atom ``energies`` in ASE's conventions; of a committee also ``energy_std`` and
             ``forces_std``).
@@ -93,25 +95,25 @@ def evaluate(
     """
     if isinstance(paths, str | Path):
         paths = [paths]
-    frames = read_frames(paths, keys, species=model.species, require_labels=False)
+    frames = read_frames(paths, conventions, species=model.species, require_labels=False)
     predictions = predict_frames(model, frames, dtype=dtype)
     if output is not None:
         write_predictions(output, frames, predictions)
-    return report_errors(paths, frames, predictions)
+    return report_errors(frames, predictions)
 
 
 def report_errors(
-    paths: Sequence[str | Path],
-    frames: Sequence[Frame],
-    predictions: Sequence[Mapping[str, Any]],
+    frames: Sequence[Frame], predictions: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """The report of :func:`evaluate`, from frames read from ``paths`` and their predictions."""
+    """The report of :func:`evaluate`, from frames and their predictions."""
     report = errors_of(frames, predictions)
     report["files"] = {}
-    for path in paths:
-        members = [place for place, frame in enumerate(frames) if frame.source == str(Path(path))]
-        report["files"][str(path)] = errors_of(
-            [frames[place] for place in members], [predictions[place] for place in members]
+    members: dict[str, list[int]] = {}
+    for place, frame in enumerate(frames):
+        members.setdefault(frame.source, []).append(place)
+    for source, places in members.items():
+        report["files"][source] = errors_of(
+            [frames[place] for place in places], [predictions[place] for place in places]
         )
     return report
 

@@ -35,7 +35,8 @@ class RowGroup:
 class Batch:
     """A fixed number of frames, flattened to rows (atoms) sorted by neighbour count.
 
-    Rows of all groups follow one another. A label's weight is 0 where it is absent and in padding.
+    Rows of all groups follow one another. A label's weight is that of
+    its frame; 0 where it is absent and in padding.
 
     Attributes:
         groups: the neighbourhoods.
@@ -134,7 +135,7 @@ def assemble(
         out[: len(frames)] = values
         return out
 
-    volumes = data.volumes[frames]
+    volumes, weights = data.volumes[frames], data.weights[frames]
     batch = Batch(
         groups=tuple(groups),
         species=by_row(data.atom_species[atoms], -1, np.int32),
@@ -144,9 +145,9 @@ def assemble(
         energies=by_frame((data.energies[frames] - reference[frames]) * data.has_energy[frames], 0),
         forces=by_row(data.forces[atoms], 0, dtype),
         stress=by_frame(data.stress[frames], 0),
-        energy_weight=by_frame(data.has_energy[frames], 0),
-        force_weight=by_row(data.has_forces[frames][frame_of], 0, dtype),
-        stress_weight=by_frame(data.has_stress[frames], 0),
+        energy_weight=by_frame(weights * data.has_energy[frames], 0),
+        force_weight=by_row((weights * data.has_forces[frames])[frame_of], 0, dtype),
+        stress_weight=by_frame(weights * data.has_stress[frames], 0),
     )
     return Assembled(batch, frames, place, atoms)
 

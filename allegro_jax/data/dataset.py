@@ -11,7 +11,8 @@ import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 from jaxtyping import Bool, Float, Int
 
-from allegro_jax.data.frames import Frame, check_distances, species_of
+from allegro_jax.data.checks import check_distances
+from allegro_jax.data.frames import Frame, species_of
 from allegro_jax.data.ragged import Counts, ranges, starts
 from allegro_jax.neighbour_search import PairCutoffs, neighbour_pairs
 
@@ -48,6 +49,7 @@ class DataSet:
         volumes: Å³; 0 without a cell.
         energies, forces, stress: labels (eV, eV/Å, eV/Å³) of frames and atoms.
         has_energy, has_forces, has_stress: which frames carry them.
+        weights: what the errors of each frame count in the loss.
         source, index: the file of each frame (a place in ``sources``), and its number there.
         atom_species: species index of each atom.
         positions: Å, float64.
@@ -68,6 +70,7 @@ class DataSet:
     has_energy: Bool[np.ndarray, " frames"] = per("frame")
     has_forces: Bool[np.ndarray, " frames"] = per("frame")
     has_stress: Bool[np.ndarray, " frames"] = per("frame")
+    weights: Float[np.ndarray, " frames"] = per("frame")
     source: Int[np.ndarray, " frames"] = per("frame")
     index: Int[np.ndarray, " frames"] = per("frame")
     atom_species: Int[np.ndarray, " all_atoms"] = per("atom")
@@ -188,6 +191,7 @@ class DataSet:
             energy=float(self.energies[number]) if self.has_energy[number] else None,
             forces=self.forces[own].astype(float) if self.has_forces[number] else None,
             stress=np.array(self.stress[number]) if self.has_stress[number] else None,
+            weight=float(self.weights[number]),
             source=self.sources[self.source[number]],
             index=int(self.index[number]),
         )
@@ -261,6 +265,7 @@ def build_dataset(
         has_energy=each((frame.energy is not None for frame in frames), bool),
         has_forces=each((frame.forces is not None for frame in frames), bool),
         has_stress=each((f.stress is not None and f.has_volume for f in frames), bool),
+        weights=each((frame.weight for frame in frames), float),
         source=each((number_of[frame.source] for frame in frames), np.int32),
         index=each((frame.index for frame in frames), np.int64),
         atom_species=joined(atom_species, np.int16),

@@ -13,7 +13,8 @@ import jax
 import numpy as np
 
 from allegro_jax import model_file
-from allegro_jax.data.frames import read_frames
+from allegro_jax.data.checks import summarise_skipped, write_problems
+from allegro_jax.data.sources import read_frames
 from allegro_jax.evaluation import predict_frames, report_errors, write_report
 from allegro_jax.potential import potential_of
 from allegro_jax.settings import ConfigError
@@ -76,6 +77,8 @@ def _train(config: TrainingConfig, stop_after: int | None, say: Callable[[str], 
     config.output.mkdir(parents=True, exist_ok=True)
     metrics = config.output / "metrics.csv"
     write_metrics(metrics, run.history)
+    if preparation.skipped:
+        write_problems(config.output / "skipped.csv", preparation.skipped)
     say(trainer.summary())
 
     def keep() -> None:
@@ -161,12 +164,19 @@ def finish(
     model = model_file.load(path)
     frames, shown = preparation.valid_frames, "validation"
     if data.test:
-        frames, shown = read_frames(data.test, data.keys, species=model.species), "test"
+        skipped = list(preparation.skipped)
+        frames = read_frames(
+            data.test, data.conventions, species=model.species, report=data.report(skipped)
+        )
+        shown = "test"
+        if left_out := skipped[len(preparation.skipped) :]:
+            say(summarise_skipped(left_out, "test"))
+            write_problems(output / "skipped.csv", skipped)
     predictions = predict_frames(model, frames, dtype=dtype)
     figures.learning_curve(run.history, output / "learning_curve.png")
     figures.parity(frames, predictions, output / "parity.png", shown)
     if data.test:
-        report = report_errors(data.test, frames, predictions)
+        report = report_errors(frames, predictions)
         write_report(output / "test.json", report)
         say(f"Test: {summarise(report)}")
     say(f"The model is {path}")

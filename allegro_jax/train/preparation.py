@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,13 @@ import numpy as np
 from jaxtyping import Float
 
 from allegro_jax.config import AllegroConfig
+from allegro_jax.data.checks import Problem, summarise_skipped
+from allegro_jax.data.checksum import checksum
+from allegro_jax.data.comparison import compare, summarise_suspicions
 from allegro_jax.data.config import DataConfig
 from allegro_jax.data.dataset import DataSet, build_dataset
-from allegro_jax.data.frames import DataError, Frame, isolated_atom_energies, read_frames
+from allegro_jax.data.frames import DataError, Frame, isolated_atom_energies
+from allegro_jax.data.sources import read_frames
 from allegro_jax.data.statistics import (
     Statistics,
     find_species,
@@ -36,6 +39,7 @@ class Preparation:
         valid_frames: the frames of ``valid``.
         statistics: of the training frames.
         force_scale: σ of the loss, eV/Å.
+        skipped: why frames were left out, where the user asked for that.
         provenance: where the data came from: files with checksums, numbers of frames.
     """
 
@@ -45,6 +49,7 @@ class Preparation:
     valid_frames: list[Frame]
     statistics: Statistics
     force_scale: float
+    skipped: list[Problem]
     provenance: dict[str, Any]
 
     def reference(self, data: DataSet) -> Float[np.ndarray, " frames"]:
@@ -60,7 +65,12 @@ def prepare(config: TrainingConfig, say: Callable[[str], object] = print) -> Pre
         ConfigError: a model that does not go with the data.
     """
     known = config.model.get("species")
-    train, valid = _read(config, known)
+    skipped: list[Problem] = []
+    train, valid = _read(config, known, skipped)
+    if skipped:
+        say(summarise_skipped(skipped, "training and validation"))
+    for line in summarise_suspicions(compare([*train, *valid])):
+        say(line)
     isolated = isolated_atom_energies(train)
     alone = sum(frame.is_isolated_atom for frame in train)
     train = [frame for frame in train if not frame.is_isolated_atom]
@@ -103,6 +113,7 @@ def prepare(config: TrainingConfig, say: Callable[[str], object] = print) -> Pre
         valid_frames=valid,
         statistics=found,
         force_scale=scale,
+        skipped=skipped,
         provenance={
             "files": {str(path): checksum(path) for path in _files(config.data)},
             "train_frames": len(train),
@@ -111,17 +122,18 @@ def prepare(config: TrainingConfig, say: Callable[[str], object] = print) -> Pre
     )
 
 
-def checksum(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _read(
+    config: TrainingConfig, species: Sequence[str] | None, skipped: list[Problem]
+) -> tuple[list[Frame], list[Frame]]:
+    valid = config.data.valid
 
+    def read(paths: Sequence[Path]) -> list[Frame]:
+        report = config.data.report(skipped)
+        return read_frames(paths, config.data.conventions, species=species, report=report)
 
-def _read(config: TrainingConfig, species: Sequence[str] | None) -> tuple[list[Frame], list[Frame]]:
-    keys, valid = config.data.keys, config.data.valid
-    frames = read_frames(config.data.train, keys, species=species)
+    frames = read(config.data.train)
     if not isinstance(valid, float):
-        return frames, read_frames(valid, keys, species=species)
+        return frames, read(valid)
     fit = np.asarray([place for place, frame in enumerate(frames) if not frame.is_isolated_atom])
     number = int(valid) if valid >= 1 else max(1, round(valid * len(fit)))
     if number >= len(fit):
@@ -144,7 +156,9 @@ def _reference_energies(
         if isinstance(config.isolated_atoms, Mapping):
             isolated = config.isolated_atoms
         else:
-            isolated = isolated_atom_energies(read_frames(config.isolated_atoms, config.keys))
+            isolated = isolated_atom_energies(
+                read_frames(config.isolated_atoms, config.conventions)
+            )
     wanted = config.reference_energies
     if wanted == "auto":
         complete = set(train.species) <= set(isolated)

@@ -11,7 +11,8 @@ from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 
-from allegro_jax.data.frames import DataError, read_frames
+from allegro_jax.data.frames import DataError
+from allegro_jax.data.sources import read_frames
 from allegro_jax.evaluation import evaluate, predict_frames, write_report
 
 

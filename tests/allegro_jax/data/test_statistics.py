@@ -8,7 +8,8 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 from allegro_jax.data.dataset import build_dataset
-from allegro_jax.data.frames import DataError, frame_from_atoms
+from allegro_jax.data.frames import DataError
+from allegro_jax.data.sources import frame_from_atoms
 from allegro_jax.data.statistics import (
     find_species,
     fit_reference_energies,

@@ -1,0 +1,16 @@
+"""Fingerprints of data."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file; of a folder, that of the names and checksums of all its files."""
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        listing = "".join(f"{checksum(file)}  {file.relative_to(path)}\n" for file in files)
+        return hashlib.sha256(listing.encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
