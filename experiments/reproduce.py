@@ -21,6 +21,7 @@ import csv
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,7 @@ from experiment import Experiment, Model, load
 from result_table import draw, write_table
 
 EXPERIMENTS = Path(__file__).resolve().parent
+LARGEST_KEPT = 500_000  # bytes; larger models stay in `runs`
 
 
 def main() -> int:
@@ -80,6 +82,7 @@ def reproduce(
             print(json.dumps(found, indent=2))
             if not overrides:
                 experiment.keep(name, seed, found)
+                keep_model(experiment, name, output / "model.safetensors")
 
 
 def lay_out_data(experiment: Experiment) -> None:
@@ -103,6 +106,14 @@ def lay_out_data(experiment: Experiment) -> None:
     prepare = experiment.folder / "prepare.py"
     if prepare.is_file() and not (experiment.folder / "data" / "train.xyz").is_file():
         subprocess.run([sys.executable, prepare], check=True)
+
+
+def keep_model(experiment: Experiment, name: str, path: Path) -> None:
+    """Copy a small model into the folder ``models``, which is under version control."""
+    if path.stat().st_size <= LARGEST_KEPT:
+        place = experiment.folder / "models" / f"{name.replace(' ', '_')}.safetensors"
+        place.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, place)
 
 
 def test(experiment: Experiment, model: Model, output: Path) -> dict[str, Any]:
