@@ -11,19 +11,27 @@ from pathlib import Path
 VARIABLE = "ALLEGRO_JAX_CACHE"
 
 
-def cache_folder() -> Path | None:
-    """Where compiled programs are kept: ``~/.cache/allegro-jax/<processor>-jax<version>``.
+def cache_root() -> Path | None:
+    """Where things are kept that can be made again: ``~/.cache/allegro-jax``.
 
-    Code compiled for one processor can crash on another that shares the home folder, hence the
-    processor in the name. The environment variable ``ALLEGRO_JAX_CACHE`` names another place;
-    empty, it switches the cache off.
+    The environment variable ``ALLEGRO_JAX_CACHE`` names another place; empty, it switches the cache
+    off.
     """
     chosen = os.environ.get(VARIABLE)
     if chosen == "":
         return None
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    root = Path(chosen) if chosen else Path(base) / "allegro-jax"
-    return root / f"{_processor()}-jax{version('jaxlib')}"
+    return Path(chosen) if chosen else Path(base) / "allegro-jax"
+
+
+def cache_folder() -> Path | None:
+    """Where compiled programs are kept: ``~/.cache/allegro-jax/<processor>-jax<version>``.
+
+    Code compiled for one processor can crash on another that shares the home folder, hence the
+    processor in the name.
+    """
+    root = cache_root()
+    return root / f"{_processor()}-jax{version('jaxlib')}" if root else None
 
 
 def enable() -> None:

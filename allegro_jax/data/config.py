@@ -67,6 +67,12 @@ def _read_valid(name: str, value: Any, folder: Path) -> tuple[Path, ...] | float
     return float(value)
 
 
+def _read_cache(name: str, value: Any, folder: Path) -> Path | bool:
+    if isinstance(value, bool):
+        return value
+    return folder / Path(read_text(name, value)).expanduser()
+
+
 def _read_atoms(name: str, value: Any, folder: Path) -> Path | Mapping[str, float]:
     if isinstance(value, Mapping):
         return read_numbers(name, value)
@@ -94,6 +100,9 @@ class DataConfig:
         reference_energies: where the per-species energies come from: ``isolated_atoms`` (above, or
             single-atom frames among the training frames), ``least_squares`` over the training
             frames, or ``auto``: the former where they are given.
+        cache: where neighbourhoods are kept once they are found: a folder; ``true`` for that of the
+            user (``~/.cache/allegro-jax``), ``false`` for memory alone, ``null`` for the former if
+            the files are large.
     """
 
     train: tuple[Path, ...] = sources()
@@ -113,6 +122,7 @@ class DataConfig:
     on_error: str = choice("stop", POLICIES)
     isolated_atoms: Path | Mapping[str, float] | None = setting(None, _read_atoms)
     reference_energies: str = choice("auto", REFERENCES)
+    cache: Path | bool | None = setting(None, _read_cache)
 
     def __post_init__(self) -> None:
         if not self.train:

@@ -124,15 +124,10 @@ class DataSet:
         place = {symbol: number for number, symbol in enumerate(species)}
         table = np.asarray([place.get(symbol, -1) for symbol in self.species], np.int16)
         kinds = table[self.atom_species]
-        data = dataclasses.replace(self, species=species, atom_species=kinds)
-        if len(kinds) and kinds.min() < 0:
-            for frame in range(len(self)):
-                own = slice(
-                    self.atom_start[frame], self.atom_start[frame] + self.atom_counts[frame]
-                )
-                if kinds[own].min(initial=0) < 0:
-                    species_of(self.frame(frame), species)
-        return data
+        unknown = kinds[self.atoms] < 0
+        if unknown.any():
+            species_of(self.frame(int(self.frame_of_atom[unknown.argmax()])), species)
+        return dataclasses.replace(self, species=species, atom_species=kinds)
 
     # -- what follows from the arrays --
 
@@ -155,8 +150,7 @@ class DataSet:
     def occurring(self) -> tuple[str, ...]:
         """The species that occur, in the order of atomic numbers."""
         numbers = np.bincount(self.atom_species[self.atoms], minlength=len(self.species))
-        found = [self.species[kind] for kind in np.flatnonzero(numbers)]
-        return tuple(sorted(found, key=atomic_numbers.__getitem__))
+        return by_number(self.species[kind] for kind in np.flatnonzero(numbers))
 
     @property
     def is_isolated_atom(self) -> Bool[np.ndarray, " frames"]:
@@ -195,6 +189,11 @@ class DataSet:
             source=self.sources[self.source[number]],
             index=int(self.index[number]),
         )
+
+
+def by_number(symbols: Iterable[str]) -> tuple[str, ...]:
+    """Chemical symbols in the order of atomic numbers."""
+    return tuple(sorted(symbols, key=atomic_numbers.__getitem__))
 
 
 def rows_per(unit: str) -> tuple[str, ...]:

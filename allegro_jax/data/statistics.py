@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ class Statistics:
         return dataclasses.asdict(self)
 
 
-def find_species(frames: Sequence[Frame]) -> tuple[str, ...]:
+def find_species(frames: Iterable[Frame]) -> tuple[str, ...]:
     """The chemical symbols that occur, by atomic number."""
     numbers = sorted({int(number) for frame in frames for number in frame.numbers})
     from ase.data import chemical_symbols

@@ -14,6 +14,8 @@ import numpy as np
 
 from allegro_jax import model_file
 from allegro_jax.data.checks import summarise_skipped, write_problems
+from allegro_jax.data.dataset import DataSet
+from allegro_jax.data.frames import Frame
 from allegro_jax.data.sources import read_frames
 from allegro_jax.evaluation import predict_frames, report_errors, write_report
 from allegro_jax.potential import potential_of
@@ -30,6 +32,9 @@ from allegro_jax.train.progress import (
     write_metrics,
 )
 from allegro_jax.train.trainer import Run, Trainer
+
+# Validation frames in the parity figure.
+MOST_SHOWN = 5000
 
 # Keys that may differ between a run and its continuation.
 FREE_KEYS = frozenset({"epochs", "max_minutes", "patience", "checkpoint_minutes"})
@@ -162,7 +167,7 @@ def finish(
     data, dtype, output = config.data, config.training.precision, config.output
     say(f"Best epoch {run.best_epoch}: {describe(run.history[run.best_epoch - 1])}")
     model = model_file.load(path)
-    frames, shown = preparation.valid_frames, "validation"
+    frames, shown = _some_frames(preparation.valid), "validation"
     if data.test:
         skipped = list(preparation.skipped)
         frames = read_frames(
@@ -183,10 +188,16 @@ def finish(
     return path
 
 
+def _some_frames(data: DataSet) -> list[Frame]:
+    """The frames of a data set for a figure: all, or as many as can be told apart."""
+    chosen = np.unique(np.linspace(0, len(data) - 1, MOST_SHOWN).astype(int))
+    return [data.frame(int(number)) for number in chosen]
+
+
 def _identity(config: TrainingConfig, preparation: Preparation) -> dict[str, Any]:
     """What must not change between a run and its continuation."""
     content = config.to_dict()
-    data = {key: value for key, value in content["data"].items() if key != "test"}
+    data = {key: value for key, value in content["data"].items() if key not in ("test", "cache")}
     training = {key: value for key, value in content["training"].items() if key not in FREE_KEYS}
     identity = {
         "data": {key: value for key, value in data.items() if not isinstance(value, list)},

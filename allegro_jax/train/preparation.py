@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,19 @@ from jaxtyping import Float
 from allegro_jax.config import AllegroConfig
 from allegro_jax.data.checks import Problem, summarise_skipped
 from allegro_jax.data.checksum import checksum
-from allegro_jax.data.comparison import compare, summarise_suspicions
+from allegro_jax.data.comparison import summarise_suspicions
 from allegro_jax.data.config import DataConfig
-from allegro_jax.data.dataset import DataSet, build_dataset
-from allegro_jax.data.frames import DataError, Frame, isolated_atom_energies
+from allegro_jax.data.dataset import ELEMENTS, DataSet, by_number
+from allegro_jax.data.frames import DataError, isolated_atom_energies
+from allegro_jax.data.loading import Loaded, load, occurring_species, validation_files
 from allegro_jax.data.sources import read_frames
 from allegro_jax.data.statistics import (
     Statistics,
-    find_species,
     fit_reference_energies,
     reference_energies_from,
     statistics,
 )
+from allegro_jax.data.store import Recipe
 from allegro_jax.settings import ConfigError
 from allegro_jax.train.config import TrainingConfig
 
@@ -36,7 +37,6 @@ class Preparation:
     Attributes:
         model: the complete model configuration.
         train, valid: data sets.
-        valid_frames: the frames of ``valid``.
         statistics: of the training frames.
         force_scale: σ of the loss, eV/Å.
         skipped: why frames were left out, where the user asked for that.
@@ -46,7 +46,6 @@ class Preparation:
     model: AllegroConfig
     train: DataSet
     valid: DataSet
-    valid_frames: list[Frame]
     statistics: Statistics
     force_scale: float
     skipped: list[Problem]
@@ -64,87 +63,87 @@ def prepare(config: TrainingConfig, say: Callable[[str], object] = print) -> Pre
         DataError: a file or frame that cannot be used.
         ConfigError: a model that does not go with the data.
     """
-    known = config.model.get("species")
-    skipped: list[Problem] = []
-    train, valid = _read(config, known, skipped)
-    if skipped:
-        say(summarise_skipped(skipped, "training and validation"))
-    for line in summarise_suspicions(compare([*train, *valid])):
-        say(line)
-    isolated = isolated_atom_energies(train)
-    alone = sum(frame.is_isolated_atom for frame in train)
-    train = [frame for frame in train if not frame.is_isolated_atom]
-    valid = [frame for frame in valid if not frame.is_isolated_atom]
-    if not train:
-        raise DataError(f"{config.data.train[0]}: no frames to train on beside isolated atoms")
-    if alone:
-        say(f"{alone} isolated atoms among the training frames are left out of the fit.")
-    if not valid:
-        raise DataError("data.valid: no frames to validate on beside isolated atoms")
+    checksums = {str(path): checksum(path) for path in _files(config.data)}
+    loaded = load(config.data, _recipe(config), checksums)
+    for line in (loaded.message, *summarise_suspicions(loaded.suspicions)):
+        if line:
+            say(line)
+    if loaded.skipped:
+        say(summarise_skipped(loaded.skipped, "training and validation"))
+    train, valid = _split(config, loaded)
+    alone = loaded.train.is_isolated_atom
+    if alone.any():
+        say(f"{alone.sum()} isolated atoms among the training frames are left out of the fit.")
+    isolated = isolated_atom_energies(map(loaded.train.frame, np.flatnonzero(alone).tolist()))
 
-    species = tuple(known) if known else find_species([*train, *valid])
-    trial = _model_config({**config.model, "species": species})
-    dtype = np.dtype(config.training.precision)
-    data = [
-        build_dataset(frames, species, trial.cutoff, trial.pair_cutoffs, dtype=dtype)
-        for frames in (train, valid)
-    ]
-    found = statistics(data[0])
-    if not len(data[0].vectors):
+    known = config.model.get("species")
+    species = tuple(known) if known else by_number({*train.occurring, *valid.occurring})
+    train, valid = train.of_species(species), valid.of_species(species)
+    found = statistics(train)
+    if not found.ranges["neighbours"][1]:
         raise ConfigError(
-            f"model.cutoff: no two atoms of the training frames are within {trial.cutoff} Å"
+            f"model.cutoff: no two atoms of the training frames are within "
+            f"{config.model['cutoff']} Å"
         )
 
     fields: dict[str, Any] = {**config.model, "species": species}
     fields.setdefault("average_neighbours", found.average_neighbours)
     if "species_shifts" not in fields:
         fields["species_shifts"] = [
-            float(energy) for energy in _reference_energies(config.data, data[0], isolated)
+            float(energy) for energy in _reference_energies(config.data, train, isolated)
         ]
     model = _model_config(fields)
-    residual = data[0].energies - data[0].reference(model.per_species("species_shifts"))
-    scale = found.force_rms or _energy_scale(data[0], residual)
+    residual = train.energies - train.reference(model.per_species("species_shifts"))
+    scale = found.force_rms or _energy_scale(train, residual)
     if "species_scales" not in fields:
         model = dataclasses.replace(model, species_scales=scale)
     return Preparation(
         model=model,
-        train=data[0],
-        valid=data[1],
-        valid_frames=valid,
+        train=train,
+        valid=valid,
         statistics=found,
         force_scale=scale,
-        skipped=skipped,
+        skipped=loaded.skipped,
         provenance={
-            "files": {str(path): checksum(path) for path in _files(config.data)},
+            "files": checksums,
             "train_frames": len(train),
             "valid_frames": len(valid),
         },
     )
 
 
-def _read(
-    config: TrainingConfig, species: Sequence[str] | None, skipped: list[Problem]
-) -> tuple[list[Frame], list[Frame]]:
-    valid = config.data.valid
+def _recipe(config: TrainingConfig) -> Recipe:
+    """What neighbourhoods are found for. Without pair cutoffs they know no species of the model."""
+    known = config.model.get("species")
+    if not known and config.model.get("pair_cutoffs") is not None:
+        known = occurring_species(config.data)
+    trial = _model_config({**config.model, "species": known or ("H",)})
+    return Recipe(
+        species=tuple(known or ELEMENTS),
+        cutoff=trial.cutoff,
+        pair_cutoffs=trial.pair_cutoffs,
+        dtype=config.training.precision,
+    )
 
-    def read(paths: Sequence[Path]) -> list[Frame]:
-        report = config.data.report(skipped)
-        return read_frames(paths, config.data.conventions, species=species, report=report)
 
-    frames = read(config.data.train)
-    if not isinstance(valid, float):
-        return frames, read(valid)
-    fit = np.asarray([place for place, frame in enumerate(frames) if not frame.is_isolated_atom])
-    number = int(valid) if valid >= 1 else max(1, round(valid * len(fit)))
+def _split(config: TrainingConfig, loaded: Loaded) -> tuple[DataSet, DataSet]:
+    """Frames to train on and to validate on, without isolated atoms."""
+    fit = np.flatnonzero(~loaded.train.is_isolated_atom)
+    if not len(fit):
+        raise DataError(f"{config.data.train[0]}: no frames to train on beside isolated atoms")
+    wanted = config.data.valid
+    if not isinstance(wanted, float):
+        valid = loaded.valid.select(np.flatnonzero(~loaded.valid.is_isolated_atom))
+        if not len(valid):
+            raise DataError("data.valid: no frames to validate on beside isolated atoms")
+        return loaded.train.select(fit), valid
+    number = int(wanted) if wanted >= 1 else max(1, round(wanted * len(fit)))
     if number >= len(fit):
         raise ConfigError(
             f"data.valid: {number} frames for validation leave none of {len(fit)} to train on"
         )
-    chosen = set(np.random.default_rng(config.seed).permutation(fit)[:number].tolist())
-    return (
-        [frame for place, frame in enumerate(frames) if place not in chosen],
-        [frame for place, frame in enumerate(frames) if place in chosen],
-    )
+    chosen = np.sort(np.random.default_rng(config.seed).permutation(fit)[:number])
+    return loaded.train.select(np.setdiff1d(fit, chosen)), loaded.train.select(chosen)
 
 
 def _reference_energies(
@@ -183,9 +182,7 @@ def _model_config(fields: Mapping[str, Any]) -> AllegroConfig:
 
 
 def _files(config: DataConfig) -> list[Path]:
-    files = [*config.train]
-    if not isinstance(config.valid, float):
-        files += config.valid
+    files = [*config.train, *validation_files(config)]
     if isinstance(config.isolated_atoms, Path):
         files.append(config.isolated_atoms)
     return files
