@@ -31,9 +31,11 @@ def unpacked(archive: Path, pattern: str) -> Path:
     """
     name = re.sub(r"[^\w.-]", "_", pattern.rpartition("/")[2]).lstrip("_")
     path = archive.with_name(f"{archive.name}.files") / name
+    if _is_newer(path, archive):
+        return path
     path.parent.mkdir(exist_ok=True)
     with lock(path.with_name(f"{name}.lock")):
-        if not path.is_file() or path.stat().st_mtime_ns < archive.stat().st_mtime_ns:
+        if not _is_newer(path, archive):
             part = path.with_name(f"{name}.part")
             unpack = _unpack_zip if zipfile.is_zipfile(archive) else _unpack_tar
             try:
@@ -46,6 +48,10 @@ def unpacked(archive: Path, pattern: str) -> Path:
                 raise DataError(f"{archive}: holds no {pattern}; it is not the published archive")
             part.replace(path)
     return path
+
+
+def _is_newer(path: Path, archive: Path) -> bool:
+    return path.is_file() and path.stat().st_mtime_ns >= archive.stat().st_mtime_ns
 
 
 def _matches(member: str, pattern: str) -> bool:

@@ -80,12 +80,14 @@ def fetch_file(file: RemoteFile, folder: Path | None = None) -> Path:
             not the checksum that it should have.
     """
     path = (data_folder() if folder is None else folder) / file.name
+    if _is_as_recorded(file, path):  # also where nothing can be written
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
     with lock(_beside(path, ".lock")):
-        if path.is_file():
-            _check_kept(file, path)
-        else:
+        if not path.is_file():
             _download(file, path)
+        elif not _is_as_recorded(file, path):
+            _accept(file, path, path)
     return path
 
 
@@ -124,12 +126,13 @@ def _download(file: RemoteFile, path: Path) -> None:
     raise DataError(_by_hand(file, path, reasons))
 
 
-def _check_kept(file: RemoteFile, path: Path) -> None:
-    """Compare a file with its record; one that was put there by hand is checked and recorded."""
+def _is_as_recorded(file: RemoteFile, path: Path) -> bool:
+    """Whether a file is there and was checked as it is; not so one just put there by hand."""
+    if not path.is_file():
+        return False
     status, record = path.stat(), read_json(_beside(path, ".json"))
     seen = (record.get("size"), record.get("modified"), record.get("published"))
-    if seen != (status.st_size, status.st_mtime_ns, file.checksum):
-        _accept(file, path, path)
+    return seen == (status.st_size, status.st_mtime_ns, file.checksum)
 
 
 def _accept(file: RemoteFile, candidate: Path, path: Path, address: str | None = None) -> None:

@@ -92,12 +92,13 @@ def named_sets() -> Mapping[str, NamedSet]:
     }
 
 
-def find(name: str) -> NamedSet | Part:
+def find(name: str | Path) -> NamedSet | Part:
     """What ``SET`` or ``SET/PART`` stands for, with or without ``set:`` before it.
 
     Raises:
         DataError: there is none, naming the nearest.
     """
+    name = name.as_posix() if isinstance(name, Path) else name
     set_name, _, part_name = name.removeprefix(PREFIX).partition("/")
     found = named_sets().get(set_name)
     if found is None:
@@ -111,7 +112,7 @@ def find(name: str) -> NamedSet | Part:
     return found.parts[part_name]
 
 
-def find_part(name: str) -> Part:
+def find_part(name: str | Path) -> Part:
     """What ``SET/PART`` stands for; the part may be left out where there is only one.
 
     Raises:
@@ -126,12 +127,12 @@ def find_part(name: str) -> Part:
     return next(iter(found.parts.values()))
 
 
-def is_named(entry: object) -> bool:
+def is_named(entry: str | Path) -> bool:
     """Whether an entry of ``data.train`` names a set rather than a file."""
     return str(entry).startswith(PREFIX)
 
 
-def fetch(name: str, folder: Path | None = None) -> list[Path]:
+def fetch(name: str | Path, folder: Path | None = None) -> list[Path]:
     """Download the files of a set or of a part, unless they are there.
 
     Args:
@@ -153,7 +154,7 @@ def fetch(name: str, folder: Path | None = None) -> list[Path]:
     return [download.fetch_file(file, folder) for file in files]
 
 
-def resolve(name: str, folder: Path | None = None) -> Path:
+def resolve(name: str | Path, folder: Path | None = None) -> Path:
     """The file with the frames of a part, fetched, and taken out of its archive.
 
     Raises:

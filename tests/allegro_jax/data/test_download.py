@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from allegro_jax.data import transfer
+from allegro_jax.data import download, transfer
 from allegro_jax.data.download import RemoteFile, data_folder, fetch_file
 from allegro_jax.data.frames import DataError
 from tests.allegro_jax.data.file_server import FileServer, serve
@@ -196,6 +196,16 @@ def test_a_file_that_changed_on_disk_is_noticed(file, tmp_path):
     with pytest.raises(DataError, match="wrong checksum"):
         fetch_file(file, tmp_path)
     path.write_bytes(CONTENT)
+    assert fetch_file(file, tmp_path) == path
+
+
+def test_a_kept_file_needs_no_permission_to_write(file, tmp_path, monkeypatch):
+    path = fetch_file(file, tmp_path)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(download, "lock", refuse)
     assert fetch_file(file, tmp_path) == path
 
 
