@@ -208,12 +208,24 @@ def _add_fetch(parts: argparse._SubParsersAction) -> None:
     )
     parser.set_defaults(command=_fetch)
     parser.add_argument("name", metavar="NAME[/PART]", help="as allegro-jax data sets lists it")
+    parser.add_argument(
+        "--to",
+        metavar="DIR",
+        help="write the frames of each part as extended XYZ, in eV and Å: DIR/NAME/PART.xyz",
+    )
 
 
 def _fetch(options: argparse.Namespace) -> None:
     from allegro_jax.data import named_sets, set_listing
+    from allegro_jax.data.sources import iter_frames
+    from allegro_jax.data.writing import write_frames
 
     for path in named_sets.fetch(options.name):
+        print(path)
+    for part in named_sets.find_parts(options.name) if options.to else ():
+        path = Path(options.to, f"{part}.xyz")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_frames(path, iter_frames(f"{named_sets.PREFIX}{part}"))
         print(path)
     print(set_listing.acknowledgement(options.name))
 

@@ -11,13 +11,13 @@ from typing import Any
 from allegro_jax.data.checks import Problem
 from allegro_jax.data.conventions import Conventions
 from allegro_jax.data.frames import DataError
+from allegro_jax.data.named_sets import is_named
 from allegro_jax.data.names import POLICIES, STRESS_SIGNS
 from allegro_jax.data.sources import Report, expand
 from allegro_jax.data.units import parse_unit
 from allegro_jax.settings import (
     ConfigError,
     choice,
-    read_files,
     read_numbers,
     read_text,
     setting,
@@ -52,9 +52,14 @@ def _read_sources(name: str, value: Any, folder: Path) -> tuple[Path, ...]:
     if not isinstance(values, Sequence) or not all(isinstance(v, str | Path) for v in values):
         raise ConfigError(f"{name}: expected a file or a list of files, got {value!r}")
     try:
-        return tuple(path for one in values for path in expand(folder / Path(one).expanduser()))
+        return tuple(path for one in values for path in expand(_placed(one, folder)))
     except DataError as error:
         raise ConfigError(f"{name}: {error}") from None
+
+
+def _placed(entry: str | Path, folder: Path) -> Path:
+    """A path relative to the folder; published sets are nowhere."""
+    return Path(entry) if is_named(entry) else folder / Path(entry).expanduser()
 
 
 def _read_valid(name: str, value: Any, folder: Path) -> tuple[Path, ...] | float:
@@ -76,8 +81,10 @@ def _read_cache(name: str, value: Any, folder: Path) -> Path | bool:
 def _read_atoms(name: str, value: Any, folder: Path) -> Path | Mapping[str, float]:
     if isinstance(value, Mapping):
         return read_numbers(name, value)
-    (path,) = read_files(name, [value], folder)
-    return path
+    paths = _read_sources(name, value, folder)
+    if len(paths) != 1:
+        raise ConfigError(f"{name}: expected one file, got {len(paths)}")
+    return paths[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +92,8 @@ class DataConfig:
     """Where frames come from.
 
     Attributes:
-        train: files with training frames, folders of them, or patterns (``runs/*/OUTCAR``).
+        train: files with training frames, folders of them, patterns (``runs/*/OUTCAR``), or
+            published sets (``set:3bpa/train_300K``).
         valid: likewise with validation frames; or the share (below 1) or number (1 and above) of
             the training frames to set aside, drawn at random.
         test: likewise, to evaluate with the finished model.

@@ -91,6 +91,11 @@ def fetch_file(file: RemoteFile, folder: Path | None = None) -> Path:
     return path
 
 
+def recorded_sha256(path: Path) -> str:
+    """The SHA-256 of a fetched file, as its record has it."""
+    return read_json(_beside(path, ".json"))["sha256"]
+
+
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
     """Wait until no other process holds the lock; it ends with its process, however that ends."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import hashlib
 import importlib.resources
 import itertools
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ class Part:
         member: of an archive, the file in it; a pattern joins all that match it, in their order.
         frames: which frames of the file; ``None``: all.
         exclude: a file with the numbers of molecules to leave out.
+        subset: what the name of a molecule's subset begins with (SPICE).
         conventions: how to read the file, :class:`~allegro_jax.data.conventions.Conventions`.
     """
 
@@ -43,6 +46,7 @@ class Part:
     member: str | None = None
     frames: tuple[int, int] | None = None
     exclude: RemoteFile | None = None
+    subset: str | None = None
     conventions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -112,6 +116,16 @@ def find(name: str | Path) -> NamedSet | Part:
     return found.parts[part_name]
 
 
+def find_parts(name: str | Path) -> list[Part]:
+    """The part ``SET/PART``, or all parts of ``SET``.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = find(name)
+    return [found] if isinstance(found, Part) else list(found.parts.values())
+
+
 def find_part(name: str | Path) -> Part:
     """What ``SET/PART`` stands for; the part may be left out where there is only one.
 
@@ -165,6 +179,18 @@ def resolve(name: str | Path, folder: Path | None = None) -> Path:
     return path if part.member is None else archives.unpacked(path, part.member)
 
 
+def fingerprint(name: str | Path, folder: Path | None = None) -> str:
+    """SHA-256 of what makes the frames of a part: its files, and what is taken of them and how.
+
+    Raises:
+        DataError: as :func:`fetch`.
+    """
+    part = find_part(name)
+    content = [download.recorded_sha256(path) for path in fetch(str(part), folder)]
+    content += [part.member, part.frames, part.subset, dict(part.conventions)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 # -- the table -------------------------------------------------------------------------------------
 
 
@@ -193,6 +219,7 @@ def _read_set(name: str, entry: Mapping[str, Any]) -> NamedSet:
                 member=about.get("member"),
                 frames=(int(start), int(stop)) if stop else None,
                 exclude=files[about["exclude"]] if "exclude" in about else None,
+                subset=about.get("subset"),
                 conventions=entry.get("conventions", {}) | about.get("conventions", {}),
             )
     texts = ("title", "content", "level", "licence", "citation", "doi", "page")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from allegro_jax.data import named_sets
 from allegro_jax.data.checks import Problem, frame_problems
 from allegro_jax.data.conventions import DEFAULT_CONVENTIONS, Conventions, Record
 from allegro_jax.data.frames import DataError, Frame
 from allegro_jax.data.sources.ase_files import frame_from_atoms
 from allegro_jax.data.sources.formats import expand, find_format, reader
+from allegro_jax.data.sources.named import conventions_of
 
 Report = Callable[[Problem], object]
 """What is to be done about a problem; frames that have one are left out."""
@@ -44,8 +46,9 @@ def iter_frames(
     """The frames of files, one at a time, checked.
 
     Args:
-        paths: files, folders (the files in them that can be read) and patterns (``runs/*/OUTCAR``).
-        conventions: names, units and signs of the labels.
+        paths: files, folders (the files in them that can be read), patterns (``runs/*/OUTCAR``)
+            and published sets (``set:3bpa/train_300K``), which are fetched.
+        conventions: names, units and signs of the labels; published sets have their own.
         species: chemical symbols that may occur; ``None`` for any.
         require_labels: refuse frames that carry no label at all.
         report: called with each problem; the frame is then left out, and of a file that cannot be
@@ -57,9 +60,13 @@ def iter_frames(
     report = report or _refuse
     for entry in [paths] if isinstance(paths, str | Path) else paths:
         for path in expand(entry):
-            for index, record in _records(path, conventions.format, report):
+            how = conventions
+            if named_sets.is_named(path):
+                named_sets.fetch(path)  # what cannot be had is not for the policy to skip
+                how = conventions_of(path)
+            for index, record in _records(path, how.format, report):
                 try:
-                    frame = conventions.frame(record, str(path), index)
+                    frame = how.frame(record, str(path), index)
                 except DataError as error:
                     report(Problem.of(error, str(path), index))
                     continue
@@ -67,7 +74,7 @@ def iter_frames(
                 if record.flaw is not None:
                     problems.append(Problem(str(path), index, "labels", record.flaw))
                 elif require_labels and frame.energy is None and frame.forces is None:
-                    problems.append(_no_labels(frame, record, conventions))
+                    problems.append(_no_labels(frame, record, how))
                 for problem in problems:
                     report(problem)
                 if not problems:

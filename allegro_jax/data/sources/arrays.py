@@ -64,6 +64,7 @@ def records(
         for name, array in arrays.items()
         if name not in (numbers_name, positions_name, "cell", "pbc")
         and np.ndim(array) > 0
+        and array.dtype.kind in "biuf"
         and len(array) == frames
     ]
     for start in range(0, frames, PIECE):
@@ -115,7 +116,7 @@ def _over_frames(
     return np.asarray(array[piece]).reshape(-1, *shape)
 
 
-def _labels(values: dict[str, np.ndarray], present: np.ndarray) -> dict[str, Any]:
+def _labels(values: dict[str, Any], present: np.ndarray) -> dict[str, Any]:
     """Labels of one frame by their own names and the usual ones, without absent atoms."""
     for name, value in values.items():
         if name in (*FORCES, *GRADIENT) and value.shape == (3 * len(present),):

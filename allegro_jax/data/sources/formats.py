@@ -9,9 +9,20 @@ from pathlib import Path
 
 import ase.io.formats
 
+from allegro_jax.data import named_sets
 from allegro_jax.data.conventions import Record
 from allegro_jax.data.frames import DataError
-from allegro_jax.data.sources import ase_files, cp2k, databases, deepmd, hdf5, npz, qm9
+from allegro_jax.data.sources import (
+    ase_files,
+    cp2k,
+    databases,
+    deepmd,
+    hdf5,
+    mlearn,
+    named,
+    npz,
+    qm9,
+)
 
 Reader = Callable[[Path], Iterator[Record]]
 
@@ -21,6 +32,7 @@ READERS: dict[str, Reader] = {
     "hdf5": hdf5.read,
     "deepmd": deepmd.read,
     "qm9": qm9.read,
+    "mlearn": mlearn.read,
     "db": databases.read,
     "aselmdb": databases.read_lmdb,
     "cp2k-trajectory": cp2k.read_trajectory,
@@ -78,12 +90,14 @@ def reader(path: Path, name: str | None) -> Reader:
     """What reads a file.
 
     Args:
-        path: the file, or the folder of a DeePMD system.
+        path: the file, the folder of a DeePMD system, or the name of a set, ``set:SET/PART``.
         name: its format; ``None``: to be found.
 
     Raises:
         DataError: a format that is not known.
     """
+    if named_sets.is_named(path):
+        return functools.partial(named.read, reader=_inner_reader(path, name))
     name = name or find_format(path)
     if name is None:
         raise DataError("of no known format; name it with data.format")
@@ -96,8 +110,18 @@ def reader(path: Path, name: str | None) -> Reader:
     return functools.partial(ase_files.read_ase, name=name)
 
 
+def _inner_reader(entry: Path, name: str | None) -> Reader:
+    """What reads the file of a published set."""
+    subset = named_sets.find_part(entry).subset
+    if subset is not None:
+        return functools.partial(hdf5.read, subset=subset)
+    return lambda file: reader(file, name)(file)
+
+
 def expand(entry: str | Path) -> list[Path]:
     """The files that a path means: itself, what a pattern matches, or what is in a folder.
+
+    A published set, ``set:SET/PART``, stands for itself; it is not fetched here.
 
     Of a folder those files are taken whose format holds energies, and the DeePMD systems, in the
     order of their names; a vasprun.xml goes before the OUTCAR of the same run.
@@ -105,6 +129,8 @@ def expand(entry: str | Path) -> list[Path]:
     Raises:
         DataError: there is nothing.
     """
+    if named_sets.is_named(entry):
+        return [Path(f"{named_sets.PREFIX}{named_sets.find_part(entry)}")]
     path = Path(entry).expanduser()
     if path.is_file() or (path.is_dir() and deepmd.is_system(path)):
         return [path]

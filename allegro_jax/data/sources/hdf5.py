@@ -17,8 +17,12 @@ from allegro_jax.data.units import ASE_UNITS, HARTREE_BOHR, Units, parse_unit
 _LOWER = {"hartree": "Hartree", "bohr": "Bohr", "angstrom": "Angstrom", "ev": "eV"}
 
 
-def read(path: Path) -> Iterator[Record]:
+def read(path: Path, subset: str | None = None) -> Iterator[Record]:
     """Frames of all groups of a file, in the order of their names.
+
+    Args:
+        path: the file.
+        subset: only groups whose text ``subset`` begins so, as SPICE's have it.
 
     Raises:
         DataError: nowhere in the file are there positions, or arrays do not go together.
@@ -26,6 +30,8 @@ def read(path: Path) -> Iterator[Record]:
     with h5py.File(path, "r") as file:
         yielded = False
         for group in _groups(file):
+            if subset is not None and not _subset(group).startswith(subset):
+                continue
             arrays = {name: item for name, item in group.items() if isinstance(item, h5py.Dataset)}
             yielded = True
             try:
@@ -37,6 +43,10 @@ def read(path: Path) -> Iterator[Record]:
                 f"no group holds positions (one of {', '.join(POSITIONS)}); see the "
                 "layout in docs/data.md"
             )
+
+
+def _subset(group: h5py.Group) -> str:
+    return group["subset"].asstr()[0] if "subset" in group else ""
 
 
 def _groups(group: h5py.Group) -> Iterator[h5py.Group]:
