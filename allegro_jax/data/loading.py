@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from allegro_jax.compilation_cache import cache_root
-from allegro_jax.data import store
+from allegro_jax.data import named_sets, store
 from allegro_jax.data.checks import Problem
 from allegro_jax.data.comparison import Comparison
 from allegro_jax.data.config import DataConfig
@@ -152,7 +152,9 @@ def _folder(config: DataConfig, total: int) -> Path | None:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file, or of all files of a folder."""
+    """Bytes of a file, of all files of a folder, or of the file of a published set."""
+    if named_sets.is_named(path):
+        path = named_sets.resolve(path)
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files)
 

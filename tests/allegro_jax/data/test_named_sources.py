@@ -17,12 +17,13 @@ import pytest
 from ase.io import read
 
 from allegro_jax import cli
-from allegro_jax.data import named_sets, transfer
+from allegro_jax.data import loading, named_sets, transfer
 from allegro_jax.data.checksum import checksum
 from allegro_jax.data.config import DataConfig
 from allegro_jax.data.conventions import Conventions
 from allegro_jax.data.frames import DataError
 from allegro_jax.data.sources import read_frames
+from allegro_jax.data.store import Recipe
 from allegro_jax.settings import ConfigError, read_section
 from tests.allegro_jax.data.file_server import FileServer, serve
 
@@ -238,6 +239,22 @@ def test_the_checksum_tells_files_and_parts_apart(mirror, tmp_path):
         path.unlink()
     mirror.files["/li3po4/li3po4-joint-together.xyz.zip"] = archive + b"\n"
     assert checksum(Path("set:li3po4/melt")) != melt
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_data_sets_are_loaded_from_published_sets(mirror, tmp_path, cached):
+    content = b"".join(extxyz(-float(number)) for number in range(5))
+    archive = zipped(**{"li3po4-joint-together.xyz": content})
+    mirror.files["/li3po4/li3po4-joint-together.xyz.zip"] = archive
+    config = DataConfig(
+        train=(Path("set:li3po4/melt"),),
+        valid=(Path("set:li3po4/quench"),),
+        cache=tmp_path / "cache" if cached else None,
+    )
+    checksums = {str(path): checksum(path) for path in (*config.train, *config.valid)}
+    loaded = loading.load(config, Recipe(("H",), 3.0), checksums)
+    np.testing.assert_allclose(loaded.train.energies, [0, -1])
+    np.testing.assert_allclose(loaded.valid.energies, [-2, -3, -4])
 
 
 def test_fetching_writes_the_frames_of_parts(mirror, tmp_path, capsys):
