@@ -46,10 +46,16 @@ def number(
     least: float | int = -math.inf,
     below: float | int = math.inf,
     most: float | int = math.inf,
+    null: bool = False,
 ) -> Any:
-    """A finite number within bounds; ``above`` and ``below`` are not reached."""
+    """A finite number within bounds; ``above`` and ``below`` are not reached. ``null`` is taken if
+    it is said to be."""
     bounds = {"above": above, "least": least, "below": below, "most": most}
-    return setting(default, lambda name, value, _: read_number(name, value, **bounds))
+
+    def read(name: str, value: Any, _: Path) -> float | None:
+        return None if null and value is None else read_number(name, value, **bounds)
+
+    return setting(default, read)
 
 
 def numbers(default: Mapping[str, float] | None, *, least: float | int = -math.inf) -> Any:

@@ -37,7 +37,7 @@ from allegro_jax.settings import (
     whole,
 )
 
-OPTIMISERS = ("adam", "adamw", "amsgrad", "muon")
+OPTIMISERS = ("adam", "adamw", "amsgrad", "muon", "schedule_free")
 SCHEDULES = ("cosine", "exponential", "linear", "plateau", "constant")
 LOSSES = ("mse", "mae", "huber")
 ENERGY_LOSSES = ("per_atom", "total")
@@ -45,7 +45,7 @@ UNITS = ("scaled", "physical")
 PRECISIONS = ("float32", "float64")
 # Keys that serve some choices only: the key of the choice, and the choices.
 SERVES = {
-    "weight_decay": ("optimiser", ("adamw", "muon")),
+    "weight_decay": ("optimiser", ("adamw", "muon", "schedule_free")),
     "decay_share": ("schedule", ("linear",)),
     "plateau_factor": ("schedule", ("plateau",)),
     "plateau_patience": ("schedule", ("plateau",)),
@@ -59,12 +59,15 @@ class FitConfig:
 
     Attributes:
         epochs: passes over the training frames.
-        batch_size: frames per step.
-        optimiser: ``adam``, ``adamw``, ``amsgrad`` or ``muon``.
+        batch_size: frames per batch.
+        accumulate: batches per step; labels count alike in whichever of them they are. A last step
+            of an epoch may have fewer.
+        optimiser: ``adam``, ``adamw``, ``amsgrad``, ``muon`` or ``schedule_free`` (adamw that
+            averages its weights instead of lowering the learning rate).
         learning_rate: the highest learning rate. Weights are of order one (their normalisation is
             applied at evaluation), hence the large value.
-        weight_decay: of adamw and muon; matrices alone shrink.
-        clip: largest norm of a gradient; longer ones are shortened.
+        weight_decay: of adamw, muon and schedule_free; matrices alone shrink.
+        clip: largest norm of a gradient; longer ones are shortened. ``null`` for none.
         schedule: ``cosine``, ``exponential`` or ``linear`` to ``final_learning_rate`` (linear over
             the last ``decay_share`` of the epochs, constant before), ``plateau`` (times
             ``plateau_factor`` after ``plateau_patience`` epochs without a better validation), or
@@ -94,10 +97,11 @@ class FitConfig:
 
     epochs: int = whole(200, least=1)
     batch_size: int = whole(5, least=1)
+    accumulate: int = whole(1, least=1)
     optimiser: str = choice("adam", OPTIMISERS)
     learning_rate: float = number(2e-2, above=0)
     weight_decay: float = number(0.0, least=0)
-    clip: float = number(10.0, above=0)
+    clip: float | None = number(10.0, above=0, null=True)
     schedule: str = choice("cosine", SCHEDULES)
     warmup_epochs: float = number(1.0, least=0)
     final_learning_rate: float = number(1e-3, least=0, most=1)
@@ -129,9 +133,14 @@ class FitConfig:
             default = type(self).__dataclass_fields__[key].default
             if getattr(self, key) != default and getattr(self, choice_key) not in choices:
                 raise ConfigError(
-                    f"training.{key}: only {' and '.join(choices)} "
-                    f"{'uses' if len(choices) == 1 else 'use'} it; set training.{choice_key}"
+                    f"training.{key}: has no effect with {choice_key} "
+                    f"{getattr(self, choice_key)}; it serves {', '.join(choices)}"
                 )
+        if self.optimiser == "schedule_free" and (self.schedule != "constant" or self.ema):
+            raise ConfigError(
+                "training.optimiser: schedule_free averages weights and keeps the learning rate; "
+                "set training.schedule: constant and training.ema: 0"
+            )
         weights = (self.energy_weight, self.forces_weight, self.stress_weight)
         if not any(last_value(weight) for weight in weights):
             raise ConfigError("training.forces_weight: all weights of the loss are 0")

@@ -62,12 +62,8 @@ class Loss:
 
     def normalisers(self, batch: Batch) -> Float[Array, " terms"]:
         """How many labels the means over a batch divide by, by term."""
-        return jnp.stack(
-            [
-                jnp.sum((weight > 0).astype(batch.energies.dtype))
-                for weight in (batch.energy_weight, batch.force_weight, batch.stress_weight)
-            ]
-        )
+        weights = (batch.energy_weight, batch.force_weight, batch.stress_weight)
+        return jnp.stack([jnp.sum(weight > 0, dtype=batch.energies.dtype) for weight in weights])
 
     def __call__(
         self,

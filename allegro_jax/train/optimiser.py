@@ -29,7 +29,7 @@ class TrainState:
 
     Attributes:
         params: the weights.
-        average: their exponential moving average.
+        average: their average, which is validated: exponential, or that of schedule-free.
         optimiser: the state of the optax transformation.
         step: steps taken, an int32 scalar.
     """
@@ -69,6 +69,10 @@ def build_optimiser(
     every direction is learnt at the same pace; what is no matrix goes by Adam. Its changes are
     scaled to Adam's root mean square, 0.2 (J. Liu et al., arXiv:2502.16982), so that one learning
     rate serves both.
+
+    Schedule-free (A. Defazio et al., arXiv:2405.15682) keeps two more sets of weights: those that
+    take the steps, and their running mean. Gradients are taken in between, which serves instead of
+    momentum; the mean is what is validated, and serves instead of a falling learning rate.
     """
     if fit.optimiser == "muon":
         rule = optax.contrib.muon(
@@ -80,13 +84,18 @@ def build_optimiser(
                 matrices(params),
             ),
         )
-    elif fit.optimiser == "adamw":
-        rule = optax.adamw(learning_rate, weight_decay=fit.weight_decay, mask=matrices)
+    elif fit.optimiser in ("adamw", "schedule_free"):
+        momentum = 0.9 if fit.optimiser == "adamw" else 0.0
+        rule = optax.adamw(learning_rate, b1=momentum, weight_decay=fit.weight_decay, mask=matrices)
     elif fit.optimiser == "amsgrad":
         rule = optax.amsgrad(learning_rate)
     else:
         rule = optax.adam(learning_rate)
-    return optax.chain(optax.clip_by_global_norm(fit.clip), rule)
+    if fit.clip is not None:
+        rule = optax.chain(optax.clip_by_global_norm(fit.clip), rule)
+    if fit.optimiser == "schedule_free":
+        rule = optax.contrib.schedule_free(rule, learning_rate)
+    return rule
 
 
 def initial_state(params: Params, fit: FitConfig) -> TrainState:
@@ -117,20 +126,24 @@ def train_step(
         loss, weights=settings.weights, normalisers=total(loss.normalisers(batch))
     )
     (_, sums), gradient = total(loss_and_gradient(potential, state.params, batch, whole))
-    return apply_gradient(state, gradient, settings.learning_rate, fit=fit), sums
+    return apply_gradient(state, gradient, settings, fit=fit), sums
 
 
 def apply_gradient(
-    state: TrainState, gradient: Params, learning_rate: Float[Array, ""], *, fit: FitConfig
+    state: TrainState, gradient: Params, settings: StepSettings, *, fit: FitConfig
 ) -> TrainState:
     """The state after a step along a gradient.
 
     The moving average starts fast and slows down, decay = min(ema, (1 + t)/(10 + t)), so that the
     first weights are soon forgotten.
     """
+    learning_rate = settings.learning_rate
     rule = build_optimiser(fit, learning_rate)
     change, optimiser = rule.update(gradient, state.optimiser, state.params)
     params = optax.apply_updates(state.params, change)
+    if fit.optimiser == "schedule_free":
+        average = optax.contrib.schedule_free_eval_params(optimiser, params)
+        return TrainState(params, average, optimiser, state.step + 1)
     t = state.step.astype(learning_rate.dtype)
     decay = jnp.minimum(fit.ema, (1 + t) / (10 + t)) if fit.ema else jnp.zeros_like(t)
     average = jax.tree.map(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -21,10 +22,11 @@ from allegro_jax.model import count_parameters
 from allegro_jax.potential import AllegroPotential
 from allegro_jax.settings import ConfigError, last_value
 from allegro_jax.train import committee
+from allegro_jax.train.accumulation import Accumulation, add_gradient, count_labels
 from allegro_jax.train.config import FitConfig, TrainingConfig
 from allegro_jax.train.gradient import predict
 from allegro_jax.train.loss import Loss
-from allegro_jax.train.optimiser import TrainState, initial_state, train_step
+from allegro_jax.train.optimiser import TrainState, apply_gradient, initial_state, train_step
 from allegro_jax.train.preparation import Preparation
 from allegro_jax.train.schedule import Schedule, StepSettings
 
@@ -92,7 +94,7 @@ class Trainer:
         self.potential = AllegroPotential(None, preparation.model)
         self.programs: dict[Any, Any] = {}
         self.compile_seconds = 0.0
-        self.steps_per_epoch = len(self.train.batches(config.seed, 0))
+        self.steps_per_epoch = -(-len(self.train.batches(config.seed, 0)) // fit.accumulate)
 
     def start(self) -> Run:
         """A run before its first epoch."""
@@ -110,12 +112,13 @@ class Trainer:
         sums: list[Any] = []
         pending: deque[Any] = deque()
         batches = self.train.batches(self.config.seed, run.epoch)
-        settings = schedule(float(run.epoch))
+        settings, done = schedule(float(run.epoch)), 0
         with contextlib.closing(self.train.assembled(batches)) as assembled:
-            for number, batch in enumerate(assembled, start=1):
-                settings = schedule(run.epoch + number / len(batches))
-                state, found = self._step(state, batch, settings)
-                sums.append(found)
+            while group := list(itertools.islice(assembled, self.config.training.accumulate)):
+                done += len(group)
+                settings = schedule(run.epoch + done / len(batches))
+                state, found = self._step(state, group, settings)
+                sums += found
                 pending.append(found)
                 if len(pending) > STEPS_AHEAD:
                     jax.block_until_ready(pending.popleft())
@@ -151,13 +154,33 @@ class Trainer:
         return committee.mean_and_spread(each)
 
     def _step(
-        self, state: TrainState, batch: Batch, settings: StepSettings
-    ) -> tuple[TrainState, Any]:
-        step = functools.partial(
-            train_step, potential=self.potential, loss=self.loss, fit=self.config.training
-        )
-        step = committee.over_members(step, self.members)
-        return self._program("step", step, (0,), state, batch, settings)
+        self, state: TrainState, group: Sequence[Batch], settings: StepSettings
+    ) -> tuple[TrainState, list[Any]]:
+        """A step on one batch, or on several whose gradients accumulate."""
+        fit, work = self.config.training, {"potential": self.potential, "loss": self.loss}
+        if fit.accumulate == 1:
+            step = self._of_members(train_step, **work, fit=fit)
+            state, found = self._program("step", step, (0,), state, group[0], settings)
+            return state, [found]
+
+        count = self._of_members(count_labels, loss=self.loss)
+        members = () if self.members == 1 else (self.members,)
+        labels = np.zeros((*members, *settings.weights.shape), self.dtype)
+        for batch in group:
+            labels = self._program("count", count, (), labels, batch)
+        add = self._of_members(add_gradient, **work)
+        gradient, sums = jax.tree.map(jnp.zeros_like, state.params), []
+        for batch in group:
+            accumulation = Accumulation(state.params, gradient, labels)
+            gradient, found = self._program("add", add, (), accumulation, batch, settings)
+            sums.append(found)
+        apply = functools.partial(apply_gradient, fit=fit)
+        if self.members > 1:
+            apply = jax.vmap(apply, in_axes=(0, 0, None))
+        return self._program("apply", apply, (0,), state, gradient, settings), sums
+
+    def _of_members(self, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        return committee.over_members(functools.partial(function, **options), self.members)
 
     def _errors(self, params: Any, batch: Batch) -> Any:
         def evaluate(params: Any, batch: Batch) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import json
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
 from allegro_jax import model_file
@@ -203,6 +205,37 @@ def test_buckets_compile_once(folder, tmp_path):
     assert len(trainer.programs) == buckets
     assert f"{buckets} compilations" in trainer.compilations()
     assert run.history[-1]["train_loss"] < run.history[0]["train_loss"]
+
+
+def test_accumulated_batches_are_one_batch(tmp_path):
+    """Though they carry different numbers of labels; what is left over makes a step of its own."""
+    frames = [alloy(number) for number in range(8)]
+    for atoms in frames[:3]:
+        atoms.calc = SinglePointCalculator(atoms, energy=atoms.get_potential_energy())
+    write(tmp_path / "train.xyz", frames, format="extxyz")
+    write(tmp_path / "valid.xyz", frames[5:], format="extxyz")
+    steps = {1: 1, 4: 1, 3: 2}
+    found = {}
+    for accumulate in steps:
+        training = {
+            "batch_size": 8 if accumulate == 1 else 2,
+            "accumulate": accumulate,
+            "precision": "float64",
+        }
+        config = configuration(tmp_path, tmp_path, training, data={"valid": "valid.xyz"})
+        with jax.enable_x64(True):
+            trainer = Trainer(config, prepare(config, quiet))
+            stepped: list[int] = []
+            run = trainer.epoch(trainer.start(), functools.partial(stepped.append, 1))
+        assert len(stepped) == trainer.steps_per_epoch == run.state.step == steps[accumulate]
+        row = run.history[0]
+        assert row["train_energy_count"] == 8 and row["train_forces_count"] == 5 * 4 * 3
+        found[accumulate] = jax.tree.leaves(run.state.average), row
+    for one, other, different in zip(*(found[accumulate][0] for accumulate in steps), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-10)
+        assert not np.allclose(one, different, rtol=1e-8, atol=1e-10)
+    for name in ("train_loss", "valid_loss"):
+        assert found[1][1][name] == pytest.approx(found[4][1][name], rel=1e-9)
 
 
 def test_reference_energies(folder, tmp_path):

@@ -41,6 +41,7 @@ def test_overrides(write, tmp_path):
         "data.isolated_atoms={H: -13.6}",
         "training.energy_weight={150: 100, 0: 1}",
         "training.species_force_weights={Li: 5}",
+        "training.clip=null",
     ]
     config = load_config(write(MINIMAL), overrides)
     assert config.training.learning_rate == 1e-3 and config.training.patience == 5
@@ -48,6 +49,7 @@ def test_overrides(write, tmp_path):
     assert config.data.valid == 20 and config.data.isolated_atoms == {"H": -13.6}
     assert config.output == tmp_path / "elsewhere"
     assert config.training.energy_weight == {0.0: 1.0, 150.0: 100.0}
+    assert config.training.clip is None
     assert config.training.species_force_weights == {"Li": 5.0}
     assert config.to_dict()["training"]["patience"] == 5
 
@@ -73,9 +75,12 @@ def test_overrides(write, tmp_path):
         ("training.learning_rate=fast", r"training\.learning_rate: expected a number, got 'fast'"),
         ("training.ema=1", r"training\.ema: expected a number .*below 1"),
         ("training.optimiser=adma", r"'adma' is not one of adam, .*; did you mean adam"),
-        ("training.weight_decay=0.1", r"training\.weight_decay: only adamw and muon use it"),
-        ("training.plateau_patience=3", r"only plateau uses it; set training\.schedule"),
-        ("training.huber_delta=0.5", r"training\.huber_delta: only huber uses it"),
+        (
+            "training.weight_decay=0.1",
+            r"weight_decay: has no effect with optimiser adam;",
+        ),
+        ("training.plateau_patience=3", r"has no effect with schedule cosine; it serves plateau"),
+        ("training.huber_delta=0.5", r"huber_delta: has no effect with loss mse; it serves huber"),
         ("training.loss=rmse", r"training\.loss: 'rmse' is not one of mse, mae, huber"),
         ("training.energy_weight=-1", r"training\.energy_weight: expected a number of at least 0"),
         (
@@ -88,6 +93,12 @@ def test_overrides(write, tmp_path):
             r"training\.forces_weight: all weights of the loss are 0",
         ),
         ("training.species_force_weights=5", r"species_force_weights: expected name: number"),
+        (
+            "training.optimiser=schedule_free",
+            r"schedule: constant and training\.ema: 0",
+        ),
+        ("training.clip=0", r"training\.clip: expected a number above 0"),
+        ("training.ema=null", r"training\.ema: expected a number, got None"),
         ("training.precision=float16", r"training\.precision: 'float16' is not one of"),
         ("seed=-1", r"seed: expected a whole number"),
         ("resume=maybe", r"resume: expected true or false"),
