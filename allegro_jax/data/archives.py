@@ -29,7 +29,8 @@ def unpacked(archive: Path, pattern: str) -> Path:
     Raises:
         DataError: no file matches, or this is no archive.
     """
-    name = re.sub(r"[^\w.-]", "_", pattern.rpartition("/")[2]).lstrip("_")
+    name = re.sub(r"[^\w.-]", "", pattern.rpartition("/")[2])
+    name = f"all{name}" if name.startswith(".") else name
     path = archive.with_name(f"{archive.name}.files") / name
     if _is_newer(path, archive):
         return path

@@ -186,8 +186,8 @@ def fingerprint(name: str | Path, folder: Path | None = None) -> str:
         DataError: as :func:`fetch`.
     """
     part = find_part(name)
-    content = [download.recorded_sha256(path) for path in fetch(str(part), folder)]
-    content += [part.member, part.frames, part.subset, dict(part.conventions)]
+    files = [download.recorded_sha256(path) for path in fetch(str(part), folder)]
+    content = [files, part.member, part.frames, part.subset, dict(part.conventions)]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -147,6 +147,7 @@ def test_an_archive_is_unpacked_once_and_again_when_it_is_newer(tmp_path):
     write(one=b"1\n", two=b"2\n")
     joined = archives.unpacked(path, "*.xyz")
     assert joined.read_bytes() == b"1\n2\n"
+    assert joined == tmp_path / "set.tar.bz2.files/all.xyz"
     before = joined.stat()
     assert archives.unpacked(path, "*.xyz").stat().st_mtime_ns == before.st_mtime_ns
     assert archives.unpacked(path, "folder/two.xyz").read_bytes() == b"2\n"
