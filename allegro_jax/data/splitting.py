@@ -13,8 +13,8 @@ from allegro_jax.data.names import SPLIT_BLOCKS, SPLIT_UNITS
 
 def split(
     frames: Sequence[Frame],
-    valid: float,
-    test: float = 0.0,
+    valid: float | int,
+    test: float | int = 0,
     *,
     by: str = "frame",
     blocks: int = SPLIT_BLOCKS,
@@ -93,7 +93,7 @@ def _keys(frames: Sequence[Frame], by: str, blocks: int) -> list[Hashable]:
     return list(range(len(frames)))
 
 
-def _number(asked: float, total: int) -> int:
+def _number(asked: float | int, total: int) -> int:
     if asked < 0 or (asked >= 1 and asked != int(asked)):
         raise ValueError(f"{asked}: a share between 0 and 1, or a whole number of frames")
     return int(asked) if asked >= 1 else (max(1, round(asked * total)) if asked else 0)

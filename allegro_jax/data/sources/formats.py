@@ -81,9 +81,10 @@ def find_format(path: Path) -> str | None:
     if cp2k.is_output(_head(path)):
         return "cp2k-output"
     try:
-        return ase.io.formats.filetype(str(path))
+        found = ase.io.formats.filetype(str(path))
     except Exception:  # ASE's sniffing raises what it likes
         return None
+    return found if found in ase.io.formats.ioformats else None  # it may be the bare suffix
 
 
 def reader(path: Path, name: str | None) -> Reader:

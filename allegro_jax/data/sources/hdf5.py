@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def _units(arrays: dict[str, Any]) -> Units:
         text = None if name is None else arrays[name].attrs.get("units")
         if text is not None:
             text = text.decode() if isinstance(text, bytes) else str(text)
-            text = "/".join(_LOWER.get(part, part) for part in text.split("/"))
+            text = re.sub(r"[a-z]+", lambda word: _LOWER.get(word[0], word[0]), text)
             try:
                 values[quantity] = parse_unit(text, quantity)
             except ValueError as error:

@@ -25,7 +25,9 @@ def outcar(unconverged: tuple[int, ...] = ()) -> str:
     )
     text += f"   NELM   = {LIMIT:6};   NELMIN=  2; NELMDL=  0\n   ISPIN  =      1    spin?\n"
     text += "   k-points           NKPTS =      1   k-points in BZ  NKDIM = 1   number of bands    "
-    text += "NBANDS=      1\n k-points in reciprocal lattice and weights: one\n   0.0 0.0 0.0  1.0\n"
+    text += (
+        "NBANDS=      1\n k-points in reciprocal lattice and weights: one\n   0.0 0.0 0.0  1.0\n"
+    )
     for step in range(2):
         for electronic in range(LIMIT if step in unconverged else LIMIT - 1):
             text += f"--------- Iteration {step + 1:6}({electronic + 1:4})  ---------\n"
@@ -35,7 +37,9 @@ def outcar(unconverged: tuple[int, ...] = ()) -> str:
         text += f"  in kB    {xx:.8f} {yy:.8f} {zz:.8f} {xy:.8f} {yz:.8f} {xz:.8f}\n"
         text += "  direct lattice vectors        reciprocal lattice vectors\n"
         for axis in range(3):
-            text += " ".join(f"{CELL if axis == other else 0:.9f}" for other in range(3)) + " 0 0 0\n"
+            text += (
+                " ".join(f"{CELL if axis == other else 0:.9f}" for other in range(3)) + " 0 0 0\n"
+            )
         text += " POSITION                                       TOTAL-FORCE (eV/Angst)\n ---\n"
         for row in np.hstack([POSITIONS[step], FORCES[step]]):
             text += " ".join(f"{value:13.6f}" for value in row) + "\n"
