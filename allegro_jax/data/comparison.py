@@ -90,9 +90,12 @@ class Comparison:
 
     def _copies(self, frame: Frame) -> Iterator[Problem]:
         structure = _digest(frame.numbers, np.round(frame.positions, 5), np.round(frame.cell, 5))
-        first = self._structures.setdefault(structure, frame.where)
+        first = self._structures.get(structure)
+        self._structures.setdefault(structure, frame.where)
         before, self._before = self._before, (frame, structure)
-        if first != frame.where:
+        if first == frame.where:
+            yield _suspicion(frame, "positions", "read twice, for training or validation")
+        elif first is not None:
             yield _suspicion(frame, "positions", f"the same structure as {first}; keep one")
         elif frame.forces is not None and len(frame) > 1 and np.any(frame.forces != 0):
             first = self._forces.setdefault(_digest(frame.numbers, frame.forces), frame.where)

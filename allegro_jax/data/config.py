@@ -52,9 +52,13 @@ def _read_sources(name: str, value: Any, folder: Path) -> tuple[Path, ...]:
     if not isinstance(values, Sequence) or not all(isinstance(v, str | Path) for v in values):
         raise ConfigError(f"{name}: expected a file or a list of files, got {value!r}")
     try:
-        return tuple(path for one in values for path in expand(_placed(one, folder)))
+        paths = [path for one in values for path in expand(_placed(one, folder))]
     except DataError as error:
         raise ConfigError(f"{name}: {error}") from None
+    for place, path in enumerate(paths):
+        if path in paths[:place]:
+            raise ConfigError(f"{name}: {path} is named twice")
+    return tuple(paths)
 
 
 def _placed(entry: str | Path, folder: Path) -> Path:
