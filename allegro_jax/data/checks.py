@@ -170,7 +170,7 @@ def _overlap(
     if one == other:
         text = f"atom {one} is only {distance:.3g} Å from its own image; check the cell"
     elif distance < DUPLICATE:
-        text = f"{pair} are one atom written twice, also through the cell; remove one of them"
+        text = f"{pair} are {distance:.0g} Å apart: one atom written twice; remove one of them"
     else:
         text = (
             f"{pair} are only {distance:.3g} Å apart; check the units (Å) and the cell, or remove "

@@ -90,15 +90,3 @@ def species_of(frame: Frame, species: Sequence[str]) -> np.ndarray:
     """
     mend = "; remove the frame or train a model with it"
     return species_indices(frame.symbols, species, frame.where, mend, DataError)
-
-
-# TODO: what has moved, while work on other branches still looks for it here
-_MOVED = ("read_frames", "frame_from_atoms", "check_frame", "check_distances")
-
-
-def __getattr__(name: str) -> object:
-    if name not in _MOVED:
-        raise AttributeError(name)
-    from allegro_jax.data import checks, sources
-
-    return getattr(checks if name.startswith("check") else sources, name)

@@ -27,8 +27,8 @@ def pair(distance, *, cell=0.0, pbc=False) -> Frame:
     ("frame", "message"),
     [
         (pair(0.1), "atoms 0 and 1 are only 0.1 Å apart"),
-        (pair(0.0), "atoms 0 and 1 are one atom written twice"),
-        (pair(6.0, cell=6.0, pbc=True), "atoms 0 and 1 are one atom written twice"),
+        (pair(0.0), "atoms 0 and 1 are 0 Å apart: one atom written twice"),
+        (pair(6.0, cell=6.0, pbc=True), "atoms 0 and 1 are 0 Å apart: one atom written twice"),
         (pair(5.9, cell=6.0, pbc=True), "atoms 0 and 1 are only 0.1 Å apart"),
         (
             frame_from_atoms(Atoms("H", cell=[0.1, 5, 5], pbc=True)),

@@ -13,8 +13,8 @@ from ase.build import bulk
 
 from allegro_jax.data.batches import assemble
 from allegro_jax.data.dataset import build_dataset
-from allegro_jax.data.frames import frame_from_atoms
 from allegro_jax.data.layout import Group, Layout
+from allegro_jax.data.sources import frame_from_atoms
 from allegro_jax.model import init
 from allegro_jax.potential import AllegroPotential, SinglePoint
 from allegro_jax.train.gradient import loss_and_gradient, predict
