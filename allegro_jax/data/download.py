@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import sys
 import urllib.parse
 import warnings
 from collections.abc import Iterator
@@ -100,7 +101,7 @@ def recorded_sha256(path: Path) -> str:
 def lock(path: Path) -> Iterator[None]:
     """Wait until no other process holds the lock; it ends with its process, however that ends."""
     with path.open("ab") as stream:
-        if os.name == "nt":
+        if sys.platform == "win32":
             import msvcrt
 
             while True:
