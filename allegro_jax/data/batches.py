@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -190,6 +191,28 @@ def prefetch(
     finally:
         stop.set()
         thread.join()
+
+
+class Waits:
+    """Keeps account of the time that a loop waits for its items.
+
+    Attributes:
+        seconds: in all so far.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def over(self, items: Iterator[Any]) -> Iterator[Any]:
+        while True:
+            started = time.monotonic()
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            finally:
+                self.seconds += time.monotonic() - started
+            yield item
 
 
 def _placement(counts: np.ndarray, layout: Layout) -> np.ndarray:

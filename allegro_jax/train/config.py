@@ -89,8 +89,8 @@ class FitConfig:
         precision: ``float32`` or ``float64``.
         patience: stop after so many epochs without a better validation; ``null`` for never.
         max_minutes: stop after this time, at the end of an epoch; ``null`` for never.
-        checkpoint_minutes: least time between two checkpoints (0: after every epoch). One is
-            always written at the end, also of an interrupted run.
+        checkpoint_minutes: time between two checkpoints, also within an epoch (0: after every
+            epoch). One is always written at the end, also of an interrupted run.
         row_groups: groups of rows that a batch is padded in.
         block_slots: neighbour slots evaluated at once; ``null`` chooses for the hardware.
     """

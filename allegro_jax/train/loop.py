@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import json
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,7 @@ from allegro_jax.train.progress import (
     write_metrics,
 )
 from allegro_jax.train.trainer import Run, Trainer
+from md.interruption import Interruption
 
 # Validation frames in the parity figure.
 MOST_SHOWN = 5000
@@ -78,7 +80,7 @@ def _train(config: TrainingConfig, stop_after: int | None, say: Callable[[str], 
     identity = _identity(config, preparation)
     if config.resume and checkpoints.exists("last"):
         run = _resume(run, checkpoints, identity)
-        say(f"Continuing {config.output} after epoch {run.epoch}.")
+        say(f"Continuing {config.output} after {_place(run, trainer.steps_per_epoch)}.")
     config.output.mkdir(parents=True, exist_ok=True)
     metrics = config.output / "metrics.csv"
     write_metrics(metrics, run.history)
@@ -86,28 +88,46 @@ def _train(config: TrainingConfig, stop_after: int | None, say: Callable[[str], 
         write_problems(config.output / "skipped.csv", preparation.skipped)
     say(trainer.summary())
 
-    def keep() -> None:
-        checkpoints.save("best", {"params": run.best}, {"epoch": run.best_epoch})
-        checkpoints.save("last", run.tree(), {**run.record(), "identity": identity})
-        save_model(config, preparation, run)
+    saved_at = time.monotonic()
 
-    saved_at, saved_epoch = time.monotonic(), run.epoch
-    progress = Progress(fit.epochs, run.epoch, trainer.steps_per_epoch)
+    def keep() -> None:
+        nonlocal saved_at
+        if run.history:
+            checkpoints.save("best", {"params": run.best}, {"epoch": run.best_epoch})
+            save_model(config, preparation, run)
+        checkpoints.save("last", run.tree(), {**run.record(), "identity": identity})
+        saved_at = time.monotonic()
+
+    def is_due() -> bool:
+        return time.monotonic() - saved_at >= 60 * fit.checkpoint_minutes
+
+    progress = Progress(fit.epochs, run.epoch, trainer.steps_per_epoch, step=run.step)
     reason = f"All {fit.epochs} epochs are done."
-    try:
+    with contextlib.closing(progress), Interruption(None) as interruption:
+
+        def pause() -> bool:
+            interruption.look()
+            return interruption.stopping or (fit.checkpoint_minutes > 0 and is_due())
+
         while run.epoch < fit.epochs:
-            # only whole epochs enter `run`, so that it can be kept whenever this loop ends
-            run = trainer.epoch(run, progress.step)
-            append_metrics(metrics, run.history[-1])
-            progress.epoch(run.history[-1], run.best_epoch)
-            if not np.isfinite(run.history[-1]["train_loss"]):
-                raise ValueError(
-                    f"the loss is no longer finite in epoch {run.epoch}: lower "
-                    f"training.learning_rate (now {fit.learning_rate:g}), or look for bad frames"
-                )
-            if time.monotonic() - saved_at >= 60 * fit.checkpoint_minutes:
+            # `run` is a state between two steps at all times: it can be kept whenever this ends
+            run = trainer.epoch(run, progress.step, pause)
+            if not run.step:
+                append_metrics(metrics, run.history[-1])
+                progress.epoch(run.history[-1], run.best_epoch)
+                if not np.isfinite(run.history[-1]["train_loss"]):
+                    raise ValueError(
+                        f"the loss is no longer finite in epoch {run.epoch}: lower "
+                        f"training.learning_rate (now {fit.learning_rate:g}), or look for bad "
+                        "frames"
+                    )
+                interruption.look()
+            if interruption.stopping or is_due():
                 keep()
-                saved_at, saved_epoch = time.monotonic(), run.epoch
+            if interruption.stopping:
+                break
+            if run.step:
+                continue
             if stop_after is not None and run.epoch >= stop_after:
                 reason = f"Stopped after epoch {run.epoch}, as asked."
                 break
@@ -117,17 +137,20 @@ def _train(config: TrainingConfig, stop_after: int | None, say: Callable[[str], 
             if fit.max_minutes and time.monotonic() - started >= 60 * fit.max_minutes:
                 reason = f"Stopped: {fit.max_minutes:g} minutes are over."
                 break
-    except KeyboardInterrupt:
-        progress.close()
-        say(f"Interrupted; keeping epoch {run.epoch}. The same command continues the run.")
-        if run.epoch > saved_epoch:
-            keep()
-        raise
-    finally:
-        progress.close()
+    if interruption.signal is not None:
+        say(
+            f"Interrupted after {_place(run, trainer.steps_per_epoch)}, which is kept. The same "
+            "command continues the run."
+        )
+        signal.raise_signal(interruption.signal)
     keep()
-    say(f"{reason} {trainer.compilations()}")
+    say(f"{reason} {trainer.accounts(run)}")
     return finish(config, preparation, run, say)
+
+
+def _place(run: Run, steps: int) -> str:
+    within = f" and {run.step} of {steps} steps" if run.step else ""
+    return f"epoch {run.epoch}{within}"
 
 
 def save_model(config: TrainingConfig, preparation: Preparation, run: Run) -> Path:
@@ -223,6 +246,4 @@ def _resume(run: Run, checkpoints: Checkpoints, identity: dict[str, Any]) -> Run
             f"output: {checkpoints.folder.parent} holds a run with another {changed}; choose "
             "another output, or set resume: false to overwrite it"
         )
-    tree = checkpoints.restore("last", run.tree())
-    schedule = dataclasses.replace(run.schedule, **record["schedule"])
-    return Run(tree["state"], tree["best"], record["epoch"], record["history"], schedule)
+    return run.restored(checkpoints.restore("last", run.tree()), record)

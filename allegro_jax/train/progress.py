@@ -31,13 +31,23 @@ COLUMNS = (
     "valid_forces_rmse_spread",
     "learning_rate",
     "seconds",
+    "waiting_seconds",
 )
 
 
 class Progress:
     """A live bar on a terminal; elsewhere a line now and then."""
 
-    def __init__(self, epochs: int, done: int, steps_per_epoch: int, stream: TextIO | None = None):
+    def __init__(
+        self,
+        epochs: int,
+        done: int,
+        steps_per_epoch: int,
+        stream: TextIO | None = None,
+        *,
+        step: int = 0,
+    ):
+        """From ``step`` steps after ``done`` epochs on."""
         self.stream = sys.stderr if stream is None else stream
         self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
         self.live = self.stream.isatty()
@@ -45,7 +55,7 @@ class Progress:
         self.spoken = -1e9
         self.bar = tqdm(
             total=epochs * steps_per_epoch,
-            initial=done * steps_per_epoch,
+            initial=done * steps_per_epoch + step,
             file=self.stream,
             disable=not self.live,
             ncols=shutil.get_terminal_size().columns,

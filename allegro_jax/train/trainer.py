@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from allegro_jax.data.batches import Batch, assemble, prefetch
+from allegro_jax.data.batches import Batch, Waits, assemble, prefetch
 from allegro_jax.data.dataset import DataSet
 from allegro_jax.data.layout import Bucket, padding_waste, plan_buckets, shuffled_batches
 from allegro_jax.model import count_parameters
@@ -36,7 +36,7 @@ STEPS_AHEAD = 8
 
 @dataclasses.dataclass(eq=False)
 class Run:
-    """The state of a run between two epochs.
+    """The state of a run between two steps: all that is needed to continue it exactly.
 
     Attributes:
         state: weights, their average, optimiser; of a committee with a leading axis of members.
@@ -44,6 +44,9 @@ class Run:
         epoch: finished epochs.
         history: a row of metrics for each of them.
         schedule: of the learning rate and the loss's weights.
+        step: steps that are done of the next epoch.
+        sums: for the errors over these steps, float64; ``None`` before the first.
+        seconds, waiting_seconds: time spent so far, and how much of it waiting for batches.
     """
 
     state: TrainState
@@ -51,6 +54,10 @@ class Run:
     epoch: int
     history: list[dict[str, Any]]
     schedule: Schedule
+    step: int = 0
+    sums: np.ndarray | None = None
+    seconds: float = 0.0
+    waiting_seconds: float = 0.0
 
     @property
     def best_epoch(self) -> int:
@@ -65,7 +72,25 @@ class Run:
             "epoch": self.epoch,
             "history": self.history,
             "schedule": {"factor": self.schedule.factor, "waited": self.schedule.waited},
+            "step": self.step,
+            "sums": None if self.sums is None else self.sums.tolist(),
+            "seconds": self.seconds,
+            "waiting_seconds": self.waiting_seconds,
         }
+
+    def restored(self, tree: dict[str, Any], record: dict[str, Any]) -> Run:
+        """The run of a checkpoint, from its :meth:`tree` and :meth:`record`."""
+        return dataclasses.replace(
+            self,
+            **tree,
+            epoch=record["epoch"],
+            history=record["history"],
+            schedule=dataclasses.replace(self.schedule, **record["schedule"]),
+            step=record["step"],
+            sums=None if record["sums"] is None else np.asarray(record["sums"]),
+            seconds=record["seconds"],
+            waiting_seconds=record["waiting_seconds"],
+        )
 
 
 class Trainer:
@@ -94,7 +119,9 @@ class Trainer:
         self.potential = AllegroPotential(None, preparation.model)
         self.programs: dict[Any, Any] = {}
         self.compile_seconds = 0.0
-        self.steps_per_epoch = -(-len(self.train.batches(config.seed, 0)) // fit.accumulate)
+        first = self.train.batches(config.seed, 0)
+        self.steps_per_epoch = -(-len(first) // fit.accumulate)
+        self.waste = self.train.waste(first)
 
     def start(self) -> Run:
         """A run before its first epoch."""
@@ -103,43 +130,78 @@ class Trainer:
         best = jax.tree.map(np.asarray, state.average)
         return Run(state, best, 0, [], Schedule(self.config.training))
 
-    def epoch(self, run: Run, stepped: Callable[[], object]) -> Run:
-        """Train for an epoch and validate; ``run`` stays as it was."""
+    def epoch(
+        self,
+        run: Run,
+        stepped: Callable[[], object],
+        pause: Callable[[], bool] = lambda: False,
+    ) -> Run:
+        """Train to the end of an epoch and validate; ``run`` stays as it was.
+
+        Args:
+            run: before the epoch, or within it.
+            stepped: called after every step.
+            pause: asked after every step; if it says so, the run is returned as it is then, within
+                the epoch. Given to this method again, it ends exactly as if it had not been.
+        """
         started = time.monotonic()
         # a copy, for the step gives the memory of its argument to its result
         state = jax.tree.map(jnp.array, run.state)
-        schedule = dataclasses.replace(run.schedule)
-        sums: list[Any] = []
+        sums, step = run.sums, run.step
         pending: deque[Any] = deque()
         batches = self.train.batches(self.config.seed, run.epoch)
-        settings, done = schedule(float(run.epoch)), 0
-        with contextlib.closing(self.train.assembled(batches)) as assembled:
-            while group := list(itertools.islice(assembled, self.config.training.accumulate)):
-                done += len(group)
-                settings = schedule(run.epoch + done / len(batches))
+        several = self.config.training.accumulate
+        steps = -(-len(batches) // several)
+        settings = run.schedule(float(run.epoch))
+        waits = Waits()
+        with contextlib.closing(self.train.assembled(batches[run.step * several :])) as assembled:
+            coming = waits.over(assembled)
+            while group := list(itertools.islice(coming, several)):
+                step += 1
+                done = min(step * several, len(batches))
+                settings = run.schedule(run.epoch + done / len(batches))
                 state, found = self._step(state, group, settings)
-                sums += found
                 pending.append(found)
                 if len(pending) > STEPS_AHEAD:
-                    jax.block_until_ready(pending.popleft())
+                    sums = _added(sums, pending.popleft())
                 stepped()
-        train_errors = self._found(sums)
-        valid_errors = self.validate(state.average)
-        row: dict[str, Any] = {
-            "epoch": run.epoch + 1,
-            "learning_rate": float(settings.learning_rate),
-        }
-        for part, found in (("train", train_errors), ("valid", valid_errors)):
-            row |= {f"{part}_{name}": value for name, value in found.items()}
+                if step < steps and pause():
+                    break
+        for found in pending:
+            sums = _added(sums, found)
+        run = dataclasses.replace(
+            run,
+            state=jax.tree.map(np.asarray, state),
+            step=step,
+            sums=sums,
+            seconds=run.seconds + time.monotonic() - started,
+            waiting_seconds=run.waiting_seconds + waits.seconds,
+        )
+        return run if step < steps else self._finished(run, float(settings.learning_rate))
+
+    def _finished(self, run: Run, learning_rate: float) -> Run:
+        """The run after an epoch whose steps are all done: validated, with its row of metrics."""
+        started = time.monotonic()
+        row: dict[str, Any] = {"epoch": run.epoch + 1, "learning_rate": learning_rate}
+        found = {"train": self._found([run.sums]), "valid": self.validate(run.state.average)}
+        for part, errors in found.items():
+            row |= {f"{part}_{name}": value for name, value in errors.items()}
         before = min((old["valid_loss"] for old in run.history), default=np.inf)
         improved = row["valid_loss"] < before
+        schedule = dataclasses.replace(run.schedule)
         schedule.validated(improved)
-        row["seconds"] = time.monotonic() - started
-        if run.history:
-            row["seconds"] += run.history[-1]["seconds"]
-        best = jax.tree.map(np.asarray, state.average) if improved else run.best
-        state = jax.tree.map(np.asarray, state)
-        return Run(state, best, run.epoch + 1, [*run.history, row], schedule)
+        seconds = run.seconds + time.monotonic() - started
+        row |= {"seconds": seconds, "waiting_seconds": run.waiting_seconds}
+        return dataclasses.replace(
+            run,
+            best=run.state.average if improved else run.best,
+            epoch=run.epoch + 1,
+            history=[*run.history, row],
+            schedule=schedule,
+            step=0,
+            sums=None,
+            seconds=seconds,
+        )
 
     def validate(self, params: Any) -> dict[str, float]:
         """Loss and errors on the validation frames; of a committee the means over its members."""
@@ -204,7 +266,6 @@ class Trainer:
     def summary(self) -> str:
         """What is about to be trained."""
         train, valid = self.preparation.train, self.preparation.valid
-        first = self.train.batches(self.config.seed, 0)
         weights = f"{count_parameters(self.params) // self.members} weights"
         if self.members > 1:
             weights += f" in each of {self.members} members"
@@ -213,13 +274,18 @@ class Trainer:
             f"{len(train)} training and {len(valid)} validation frames of "
             f"{', '.join(self.preparation.model.species)}; {found.average_neighbours:.1f} "
             f"neighbours per atom, force RMS {self.preparation.force_scale:.3g} eV/Å; "
-            f"{weights}; {len(first)} steps per epoch, "
-            f"{100 * self.train.waste(first):.0f}% of the slots are padding."
+            f"{weights}; {self.steps_per_epoch} steps per epoch, "
+            f"{100 * self.waste:.0f}% of the slots are padding."
         )
 
-    def compilations(self) -> str:
-        number = len(self.programs)
-        return f"{number} compilations took {self.compile_seconds:.0f} s."
+    def accounts(self, run: Run) -> str:
+        """Where time and memory went."""
+        share = run.waiting_seconds / run.seconds if run.seconds else 0.0
+        return (
+            f"{len(self.programs)} compilations took {self.compile_seconds:.0f} s; "
+            f"{100 * self.waste:.0f}% of the slots were padding; steps waited for data for "
+            f"{run.waiting_seconds:.1f} s, {100 * share:.1f}% of the time."
+        )
 
 
 def build_loss(fit: FitConfig, preparation: Preparation) -> Loss:
@@ -250,6 +316,15 @@ def build_loss(fit: FitConfig, preparation: Preparation) -> Loss:
     )
 
 
+def _added(sums: np.ndarray | None, found: Sequence[Any]) -> np.ndarray:
+    """Sums of one more step's batches, in float64; waits for the device."""
+    for one in jax.device_get(found):
+        more = np.asarray(one, np.float64)
+        sums = more if sums is None else sums + more
+    assert sums is not None
+    return sums
+
+
 class _Part:
     """A data set with its layouts: training or validation."""
 
@@ -260,6 +335,8 @@ class _Part:
         self.data, self.reference = data, preparation.reference(data)
         self.weights: np.ndarray | None = None  # of every frame, for each member of a committee
         self.counts = data.counts
+        self._asked: tuple[int, int, bool] | None = None
+        self._batches: list[tuple[int, np.ndarray]] = []
         self.buckets: list[Bucket] = plan_buckets(
             self.counts,
             fit.batch_size,
@@ -272,7 +349,11 @@ class _Part:
     def batches(
         self, seed: int, epoch: int, *, shuffle: bool = True
     ) -> list[tuple[int, np.ndarray]]:
-        return shuffled_batches(self.buckets, seed, epoch, shuffle=shuffle)
+        """(bucket, frame numbers) of every batch of an epoch; the last answer is remembered."""
+        if self._asked != (seed, epoch, shuffle):
+            self._asked = (seed, epoch, shuffle)
+            self._batches = shuffled_batches(self.buckets, seed, epoch, shuffle=shuffle)
+        return self._batches
 
     def waste(self, batches: Sequence[tuple[int, np.ndarray]]) -> float:
         return padding_waste(self.buckets, self.counts, batches)

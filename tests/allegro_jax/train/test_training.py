@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import dataclasses
 import functools
+import itertools
 import json
+import signal
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -22,6 +25,7 @@ from allegro_jax.settings import ConfigError
 from allegro_jax.train.config import config_from_dict
 from allegro_jax.train.loop import train
 from allegro_jax.train.preparation import prepare
+from allegro_jax.train.progress import Progress
 from allegro_jax.train.trainer import Trainer
 
 TINY = {
@@ -111,6 +115,8 @@ def test_what_a_run_leaves(straight, folder):
     assert all(float(row["valid_stress_rmse"]) > 0 for row in rows)
     # the step and the validation: one bucket each, one compilation each
     assert any("2 compilations took" in line for line in said)
+    assert any("of the slots were padding; steps waited for data" in line for line in said)
+    assert 0 < float(rows[-1]["waiting_seconds"]) < float(rows[-1]["seconds"])
 
     model = model_file.load(path)
     assert model.species == ("Cu", "Au")
@@ -131,19 +137,52 @@ def test_continuing_is_bit_identical(straight, folder, tmp_path):
     train(config, stop_after=2, say=quiet)
     first = (tmp_path / "metrics.csv").read_text().splitlines()
     assert len(first) == 3
-    path = train(config, say=quiet)
-    expected, found = model_file.load(straight[0]), model_file.load(path)
-    assert expected.config == found.config
+    assert_same_run(straight[0], train(config, say=quiet))
 
-    weights = [jax.tree.leaves(model.potential.params) for model in (expected, found)]
-    for one, other in zip(*weights, strict=True):
-        np.testing.assert_array_equal(one, other)
 
-    def history(folder):
-        with (folder / "metrics.csv").open() as file:
-            return [{**row, "seconds": ""} for row in csv.DictReader(file)]
+def test_interrupted_within_an_epoch(straight, folder, tmp_path, monkeypatch):
+    """By a signal after the second step of the second epoch; then going on, paused at each step."""
 
-    assert history(straight[0].parent) == history(tmp_path)
+    class Terminated(Exception):
+        pass
+
+    def terminate(*_):
+        raise Terminated
+
+    steps = itertools.count(1)
+    monkeypatch.setattr(
+        Progress, "step", lambda _: next(steps) == 6 and signal.raise_signal(signal.SIGTERM)
+    )
+    config = configuration(folder, tmp_path, data={"test": "test.xyz"})
+    before = signal.signal(signal.SIGTERM, terminate)
+    said: list[str] = []
+    try:
+        with pytest.raises(Terminated):
+            train(config, say=said.append)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "after epoch 1 and 2 of 4 steps, which is kept" in said[-1]
+    fit = dataclasses.replace(config.training, checkpoint_minutes=1e-9)
+    path = train(dataclasses.replace(config, training=fit), say=said.append)
+    assert any("Continuing" in line and "2 of 4 steps" in line for line in said)
+    assert next(steps) == 17  # none was taken twice
+    assert_same_run(straight[0], path)
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """The same weights and metrics, to the last bit."""
+    models = [model_file.load(path) for path in (one, other)]
+    assert models[0].config == models[1].config
+    weights = [jax.tree.leaves(model.potential.params) for model in models]
+    for expected, found in zip(*weights, strict=True):
+        np.testing.assert_array_equal(expected, found)
+
+    def history(path):
+        with (path.parent / "metrics.csv").open() as file:
+            times = {"seconds": "", "waiting_seconds": ""}
+            return [row | times for row in csv.DictReader(file)]
+
+    assert history(one) == history(other)
 
 
 def test_another_run_is_not_overwritten(straight, folder):
@@ -203,7 +242,7 @@ def test_buckets_compile_once(folder, tmp_path):
     buckets = len(trainer.train.buckets) + len(trainer.valid.buckets)
     assert len(trainer.train.buckets) == 2
     assert len(trainer.programs) == buckets
-    assert f"{buckets} compilations" in trainer.compilations()
+    assert f"{buckets} compilations" in trainer.accounts(run)
     assert run.history[-1]["train_loss"] < run.history[0]["train_loss"]
 
 
