@@ -12,6 +12,7 @@ from typing import Any
 
 import ase
 import ase.io
+from ase.io.aims import read_aims_output
 from ase.io.extxyz import read_xyz
 from ase.io.formats import open_with_compression
 
@@ -54,11 +55,14 @@ def read_extxyz(path: Path) -> Iterator[Record]:
 
 def read_ase(path: Path, name: str) -> Iterator[Record]:
     """Frames of a file in one of ASE's formats: every step of a relaxation or dynamics."""
-    options = {"non_convergence_ok": True} if name == "aims-output" else {}
     with warnings.catch_warnings():
         # FHI-aims' reader is to move to a package of its own
         warnings.simplefilter("ignore", FutureWarning)
-        images = ase.io.iread(path, index=":", format=name, **options)
+        if name == "aims-output":
+            text = io.StringIO(_finished_steps(path))
+            images = iter(read_aims_output(text, slice(None), non_convergence_ok=True))
+        else:
+            images = ase.io.iread(path, ":", format=name, do_not_split_by_at_sign=True)
         flaws = _FLAWS.get(name, lambda path: iter(()))(path)
         for atoms in images:
             flaw = next(flaws, None)
@@ -67,6 +71,21 @@ def read_ase(path: Path, name: str) -> Iterator[Record]:
                 # the program marks the energies of converged steps alone
                 found = record(atoms, UNCONVERGED)
             yield found
+
+
+def _finished_steps(path: Path) -> str:
+    """The output of FHI-aims up to its last finished step.
+
+    ASE gives a step that a killed run left without its structure the first structure of the run,
+    and refuses all steps for one without energy.
+    """
+    with open_with_compression(path, "rt") as file:
+        text = file.read()
+    before, again, last = text.rpartition("Begin self-consistency loop: Re-initialization")
+    needed = ["| Electronic free energy"]
+    if (structure := "as used in the preceding time step") in before:
+        needed.append(structure)
+    return text if not again or all(words in last for words in needed) else before
 
 
 def _blocks(file: Iterator[str]) -> Iterator[str]:

@@ -117,6 +117,42 @@ def espresso(unconverged: tuple[int, ...] = ()) -> str:
     return text
 
 
+def aims() -> str:
+    """FHI-aims' molecular dynamics: eV and Å, stress of ASE's sign."""
+    text = "          Invoking FHI-aims ...\n"
+    text += "  | Number of atoms                   :        2\n"
+    text += "  | Number of spin channels           :        1\n"
+    text += "  | Number of Kohn-Sham states (occupied + empty):        1\n"
+    text += "  The structure contains        2 atoms,  and a total of          2.000 electrons.\n"
+    text += "  Input geometry:\n  | Unit cell:\n"
+    for row in CELL * np.eye(3):
+        text += f"  |   {' '.join(f'{x:14.8f}' for x in row)}\n"
+    text += "  | Atomic structure:\n  |       Atom                x [A]            y [A]   z [A]\n"
+    for place, row in enumerate(POSITIONS[0]):
+        text += f"  |    {place + 1}: Species H {' '.join(f'{x:14.8f}' for x in row)}\n"
+    text += "  Complete information for previous time-step:\n"
+    for step in range(2):
+        start = "Re-initialization" if step else "Initialization"
+        text += f"          Begin self-consistency loop: {start}.\n\n"
+        text += "          Begin self-consistency iteration #    1\n"
+        text += "  Self-consistency cycle converged.\n"
+        text += f"  | Total energy uncorrected      : {ENERGIES[step] + 0.01:.12f} eV\n"
+        text += f"  | Electronic free energy        : {ENERGIES[step]:.12f} eV\n"
+        text += "  Total atomic forces (unitary forces cleaned) [eV/Ang]:\n"
+        for place, row in enumerate(FORCES[step]):
+            text += f"  |   {place + 1} {' '.join(f'{x:.12E}' for x in row)}\n"
+        text += "  |              Analytical stress tensor - Symmetrized              |\n"
+        text += "  |  Cartesian components [eV/A**3]  |\n  |---|\n  |  x  y  z  |\n  |---|\n"
+        for name, row in zip("xyz", full(STRESS[step]), strict=True):
+            text += f"  |  {name}  {' '.join(f'{x:14.8f}' for x in row)}  |\n"
+        text += "  Atomic structure (and velocities) as used in the preceding time step:\n"
+        for row in CELL * np.eye(3):
+            text += f"  lattice_vector   {' '.join(f'{x:14.8f}' for x in row)}\n"
+        for row in POSITIONS[step]:
+            text += f"            atom   {' '.join(f'{x:14.8f}' for x in row)}  H\n"
+    return text + "          Have a nice day.\n"
+
+
 def cp2k_output(converged: bool = True) -> str:
     """The printed output of CP2K for the first step: Hartree, Hartree/Bohr, GPa."""
     text = " CP2K| version string:                 CP2K version 9.1\n"

@@ -33,9 +33,9 @@ def assert_step(frame, step, *, accuracy=1e-7):
     np.testing.assert_allclose(frame.stress, outputs.full(outputs.STRESS[step]), **close)
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", [*WRITERS, "aims.out"])
 def test_all_steps_come(tmp_path, name):
-    (tmp_path / name).write_text(WRITERS[name]())
+    (tmp_path / name).write_text({**WRITERS, "aims.out": outputs.aims}[name]())
     frames = read_frames(tmp_path / name)
     assert len(frames) == 2
     for step, frame in enumerate(frames):
@@ -74,6 +74,14 @@ def test_a_run_that_was_killed(tmp_path):
     assert_step(frame, 0)
 
 
+@pytest.mark.parametrize("last", ["| Total energy uncorrected", "Atomic structure (and"])
+def test_an_aims_run_that_was_killed(tmp_path, last):
+    text = outputs.aims()
+    (tmp_path / "aims.out").write_text(text[: text.rindex(last)])
+    (frame,) = read_frames(tmp_path / "aims.out")
+    assert_step(frame, 0)
+
+
 def test_cp2k_output(tmp_path):
     (tmp_path / "h2.out").write_text(outputs.cp2k_output())
     (frame,) = read_frames(tmp_path / "h2.out")
@@ -107,6 +115,13 @@ def test_cp2k_steps_must_agree(tmp_path):
         (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=r"frame 1: .*H2-frc-1\.xyz"):
         read_frames(tmp_path)
+
+
+def test_a_path_is_not_an_index(tmp_path):
+    """ASE takes what follows an @ for frame numbers, unless told otherwise."""
+    (tmp_path / "cu@1").mkdir()
+    (tmp_path / "cu@1" / "OUTCAR").write_text(outputs.outcar())
+    assert len(read_frames(tmp_path / "cu@1")) == 2
 
 
 def test_one_run_is_read_once(tmp_path):
