@@ -127,17 +127,24 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     )
     parser.set_defaults(command=_evaluate)
     parser.add_argument("model", metavar="MODEL")
-    parser.add_argument("data", nargs="+", metavar="DATA", help="files that ASE reads")
+    parser.add_argument("data", nargs="+", metavar="DATA", help="files, folders and patterns")
     parser.add_argument("--output", metavar="PRED.extxyz", help="write the predictions")
     parser.add_argument("--json", metavar="OUT.json", help="write the errors")
     add_dtype(parser)
+    data_commands.add_reading(parser)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     from allegro_jax import evaluation
 
     model = _load_model(options.model, options.dtype)
-    errors = evaluation.evaluate(model, options.data, dtype=options.dtype, output=options.output)
+    errors = evaluation.evaluate(
+        model,
+        options.data,
+        dtype=options.dtype,
+        conventions=data_commands.conventions(options),
+        output=options.output,
+    )
     _print_errors(errors)
     _write_json(options.json, errors)
 

@@ -56,7 +56,7 @@ def _check(options: argparse.Namespace) -> None:
 
     sound, comparison = 0, Comparison()
     for frame in iter_frames(
-        options.files, _conventions(options), species=options.species, report=report
+        options.files, conventions(options), species=options.species, report=report
     ):
         sound += 1
         for problem in comparison.add(frame):
@@ -252,12 +252,18 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "files", nargs="+", metavar="FILE", help="files, folders and patterns with frames"
     )
-    group = parser.add_argument_group("how to read them, as the settings of data in a run")
+    add_reading(parser)
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Options that say how files are to be read."""
+    group = parser.add_argument_group("how to read files, as the settings of data in a run")
     for name, text in _SETTINGS.items():
         group.add_argument(f"--{name.replace('_', '-')}", metavar="NAME", help=text)
 
 
-def _conventions(options: argparse.Namespace) -> Conventions:
+def conventions(options: argparse.Namespace) -> Conventions:
+    """What the options of :func:`add_reading` say."""
     from allegro_jax.data.conventions import Conventions
 
     given = {name: getattr(options, name) for name in _SETTINGS}
@@ -267,7 +273,7 @@ def _conventions(options: argparse.Namespace) -> Conventions:
 def _read(options: argparse.Namespace, *, require_labels: bool) -> list[Frame]:
     from allegro_jax.data.sources import read_frames
 
-    return read_frames(options.files, _conventions(options), require_labels=require_labels)
+    return read_frames(options.files, conventions(options), require_labels=require_labels)
 
 
 def _write_json(path: str | Path, data: object) -> None:
