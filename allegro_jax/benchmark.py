@@ -18,6 +18,7 @@ from allegro_jax.config import AllegroConfig
 from allegro_jax.model_file import Model
 from md import neighbours
 from md.evaluation import Evaluation, evaluate
+from md.local_potential import with_precision
 from md.species import species_indices
 
 DEFAULT_ATOMS = 1000
@@ -83,7 +84,7 @@ def benchmark(
 
 
 def _measure(model: Model, atoms: Atoms, dtype: str, seconds: float) -> Figures:
-    potential = model.potential.astype(dtype)
+    potential = with_precision(model.potential, dtype)
     positions = jnp.asarray(atoms.positions, dtype)
     cell = jnp.asarray(atoms.cell.array, dtype)
     species = jnp.asarray(species_indices(atoms.symbols, potential.species))

@@ -73,6 +73,11 @@ def count_parameters(params: Params) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
+def parameter_name(path: tuple[Any, ...]) -> str:
+    """The name of a weight, from its path in the tree: ``"layers.0.latent.1"``."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
 def site_energies(
     params: Params,
     config: AllegroConfig,

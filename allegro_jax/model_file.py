@@ -30,7 +30,7 @@ from safetensors.numpy import save as serialise
 
 from allegro_jax import __version__
 from allegro_jax.config import AllegroConfig
-from allegro_jax.model import init
+from allegro_jax.model import init, parameter_name
 from allegro_jax.potential import Potential, SinglePoint, potential_of
 from md.committee import members_of
 
@@ -120,7 +120,7 @@ def save(path: str | os.PathLike[str], model: Model) -> Path:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: the model's metadata are not JSON data: {error}") from None
     leaves, _ = jax.tree_util.tree_flatten_with_path(model.potential.params)
-    tensors = {_name(keys): np.ascontiguousarray(value) for keys, value in leaves}
+    tensors = {parameter_name(keys): np.ascontiguousarray(value) for keys, value in leaves}
     header = {
         "format_version": str(FORMAT_VERSION if model.members > 1 else SINGLE_MODEL_VERSION),
         "model": text,
@@ -180,10 +180,6 @@ def library_versions() -> dict[str, str]:
     return {"allegro-jax": __version__} | {name: version(name) for name in names}
 
 
-def _name(keys: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(keys, simple=True, separator=".")
-
-
 def _parameters(
     path: Path, tensors: Mapping[str, np.ndarray], config: AllegroConfig, members: int
 ) -> Any:
@@ -191,7 +187,7 @@ def _parameters(
     leading = (members,) if members > 1 else ()
     template = jax.eval_shape(lambda key: init(key, config), jax.random.key(0))
     leaves, structure = jax.tree_util.tree_flatten_with_path(template)
-    expected = {_name(keys): (*leading, *leaf.shape) for keys, leaf in leaves}
+    expected = {parameter_name(keys): (*leading, *leaf.shape) for keys, leaf in leaves}
     for name in sorted(expected.keys() | tensors.keys()):
         found = tensors[name].shape if name in tensors else None
         if found != expected.get(name):

@@ -18,7 +18,7 @@ import md
 from allegro_jax import cli
 from allegro_jax.config import NONLINEARITIES, AllegroConfig
 from allegro_jax.data.config import DataConfig
-from allegro_jax.train.config import FitConfig, TrainingConfig, config_from_dict
+from allegro_jax.train.config import FineTuneConfig, FitConfig, TrainingConfig, config_from_dict
 from md import names, potential_file, run_file
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +39,7 @@ def words(function: Callable) -> list[str]:
         ("training.md", [field.name for field in dataclasses.fields(DataConfig)]),
         ("training.md", [field.name for field in dataclasses.fields(FitConfig)]),
         ("training.md", [field.name for field in dataclasses.fields(TrainingConfig)]),
+        ("training.md", [field.name for field in dataclasses.fields(FineTuneConfig)]),
         ("dynamics.md", [field.name for field in dataclasses.fields(md.Stage)]),
         ("dynamics.md", [field.name for field in dataclasses.fields(md.Group)]),
         ("dynamics.md", [field.name for field in dataclasses.fields(md.TrajectorySettings)]),
@@ -47,7 +48,7 @@ def words(function: Callable) -> list[str]:
         ("dynamics.md", [*names.ENSEMBLES, *names.COUPLINGS, *names.TRAJECTORY_FORMATS]),
     ],
     ids=[
-        *("model", "nonlinearities", "data", "training", "top level"),
+        *("model", "nonlinearities", "data", "training", "top level", "fine-tuning"),
         *("stage", "group", "trajectory", "simulate", "relax", "names"),
     ],
 )
@@ -116,10 +117,13 @@ def test_yaml_can_be_loaded(page, tmp_path):
         path = tmp_path / f"{number}.yaml"
         path.write_text(code)
         if "data" in content:
-            for name in content["data"].values():
+            needed = [*content["data"].values()]
+            needed += [content.get("fine_tune", {}).get(key) for key in ("model", "replay")]
+            for name in filter(None, needed):
                 if not str(name).startswith("set:"):
                     (tmp_path / name).touch()
-            config_from_dict({"model": {"cutoff": 5.0}, "output": "out", **content}, tmp_path)
+            sections = {} if "fine_tune" in content else {"model": {"cutoff": 5.0}}
+            config_from_dict({**sections, "output": "out", **content}, tmp_path)
         elif "potential" in content:
             potential_file.load(path)
         else:

@@ -24,6 +24,7 @@ from allegro_jax.settings import (
     boolean,
     check_keys,
     choice,
+    files,
     last_value,
     names,
     number,
@@ -31,9 +32,11 @@ from allegro_jax.settings import (
     plain,
     ramp,
     read_boolean,
+    read_files,
     read_section,
     read_text,
     read_whole,
+    setting,
     whole,
 )
 
@@ -148,6 +151,56 @@ class FitConfig:
             raise ConfigError("training.committee_bootstrap: needs training.committee of 2 or more")
 
 
+def _read_model(name: str, value: Any, folder: Path) -> Path:
+    (path,) = read_files(name, [value], folder)
+    return path
+
+
+def _read_patterns(name: str, value: Any, _: Path) -> tuple[str, ...]:
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, Sequence) or not all(isinstance(one, str) and one for one in values):
+        raise ConfigError(f"{name}: expected the name of weights or a list of names, got {value!r}")
+    return tuple(values)
+
+
+def _read_analogues(name: str, value: Any, _: Path) -> Mapping[str, str]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{name}: expected NEW: KNOWN pairs of elements, got {value!r}")
+    return {str(new): read_text(f"{name}.{new}", known) for new, known in value.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuneConfig:
+    """What to start from instead of random weights (the section ``fine_tune``).
+
+    Attributes:
+        model: a model file, also one converted from nequip. Cutoff, architecture, scales and
+            average neighbours are its.
+        frozen: weights that stay as they are: ``two_body``, ``layers.0``, ``all but readout``.
+        analogues: for new species the known ones whose weights they start from; otherwise those
+            are random.
+        shifts: ``keep`` the reference energies of known species, and find those of new ones; or
+            ``fit`` them all to the energies of the new data.
+        replay: files with old data, to be mixed into the new.
+        replay_share: of the training frames that shall be old; ``null`` for all there are.
+        replay_weight: what errors of old frames count in the loss; those of new ones count 1.
+    """
+
+    model: Path | None = setting(None, _read_model)
+    frozen: tuple[str, ...] = setting((), _read_patterns)
+    analogues: Mapping[str, str] | None = setting(None, _read_analogues)
+    shifts: str = choice("keep", ("keep", "fit"))
+    replay: tuple[Path, ...] = files()
+    replay_share: float | None = number(None, above=0, below=1)
+    replay_weight: float = number(1.0, above=0)
+
+    def __post_init__(self) -> None:
+        if self.model is None:
+            raise ConfigError("fine_tune.model: missing; name the model file to start from")
+        if (self.replay_share is not None or self.replay_weight != 1) and not self.replay:
+            raise ConfigError("fine_tune.replay: missing; its share and weight need files")
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
     """A training run.
@@ -157,6 +210,7 @@ class TrainingConfig:
         model: fields of :class:`~allegro_jax.config.AllegroConfig`. ``cutoff`` is needed; species,
             average neighbours, scales and shifts are found from the data unless given.
         training: how to train.
+        fine_tune: the model to start from, whose configuration then takes the place of ``model``.
         seed: of the first weights, the split and the order of frames.
         output: folder of the results.
         resume: continue the run found in ``output``; otherwise it is overwritten.
@@ -165,9 +219,16 @@ class TrainingConfig:
     data: DataConfig
     model: Mapping[str, Any]
     training: FitConfig = FitConfig()
+    fine_tune: FineTuneConfig | None = None
     seed: int = 0
     output: Path = Path("runs/model")
     resume: bool = True
+
+    def __post_init__(self) -> None:
+        if self.fine_tune is not None and self.data.reference_energies != "auto":
+            raise ConfigError(
+                "data.reference_energies: say with fine_tune.shifts where they come from"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON data."""
@@ -211,23 +272,30 @@ def config_from_dict(content: Mapping[str, Any], folder: str | Path = ".") -> Tr
     """
     folder = Path(folder)
     check_keys(content, names(TrainingConfig), "")
+    fine_tune = None
+    if content.get("fine_tune") is not None:
+        fine_tune = read_section(FineTuneConfig, content["fine_tune"], "fine_tune.", folder)
+        content = {"model": {}, **content}
     for needed in ("data", "model"):
         if needed not in content:
             raise ConfigError(f"the section {needed!r} is missing")
     return TrainingConfig(
         data=read_section(DataConfig, content["data"], "data.", folder),
-        model=_model(content["model"]),
+        model=_model(content["model"], complete=fine_tune is None),
         training=read_section(FitConfig, content.get("training", {}), "training.", folder),
+        fine_tune=fine_tune,
         seed=read_whole("seed", content.get("seed", 0), least=0),
         output=folder / read_text("output", content.get("output", "runs/model")),
         resume=read_boolean("resume", content.get("resume", True)),
     )
 
 
-def _model(section: Any) -> dict[str, Any]:
+def _model(section: Any, complete: bool) -> dict[str, Any]:
     if not isinstance(section, Mapping):
         raise ConfigError(f"model: expected key: value pairs, got {section!r}")
     check_keys(section, names(AllegroConfig), "model.")
+    if not complete:  # a file has the rest
+        return dict(section)
     if "cutoff" not in section:
         raise ConfigError("model.cutoff: missing; give the cutoff radius in Å, for example 5.0")
     # species and what depends on them are only known with the data; check the rest now

@@ -222,10 +222,14 @@ def _identity(config: TrainingConfig, preparation: Preparation) -> dict[str, Any
     content = config.to_dict()
     data = {key: value for key, value in content["data"].items() if key not in ("test", "cache")}
     training = {key: value for key, value in content["training"].items() if key not in FREE_KEYS}
+    tune = content["fine_tune"]
+    if tune is not None:  # its files may be moved: their checksums count
+        tune = {key: value for key, value in tune.items() if key not in ("model", "replay")}
     identity = {
         "data": {key: value for key, value in data.items() if not isinstance(value, list)},
         "files": sorted(preparation.provenance["files"].values()),
         "model": preparation.model.to_dict(),
+        "fine_tune": tune,
         "training": training,
         "seed": config.seed,
     }

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from allegro_jax.data.batches import Batch
 from allegro_jax.train.config import FitConfig
+from allegro_jax.train.frozen import hold
 from allegro_jax.train.gradient import loss_and_gradient
 from allegro_jax.train.loss import Loss
 from allegro_jax.train.schedule import StepSettings
@@ -116,6 +117,7 @@ def train_step(
     loss: Loss,
     fit: FitConfig,
     total: Callable[[Any], Any] = lambda tree: tree,
+    frozen: frozenset[str] = frozenset(),
 ) -> tuple[TrainState, Float[Array, " sums"]]:
     """One step of gradient descent; also returns the sums for the errors of the batch.
 
@@ -126,23 +128,33 @@ def train_step(
         loss, weights=settings.weights, normalisers=total(loss.normalisers(batch))
     )
     (_, sums), gradient = total(loss_and_gradient(potential, state.params, batch, whole))
-    return apply_gradient(state, gradient, settings, fit=fit), sums
+    return apply_gradient(state, gradient, settings, fit=fit, frozen=frozen), sums
 
 
 def apply_gradient(
-    state: TrainState, gradient: Params, settings: StepSettings, *, fit: FitConfig
+    state: TrainState,
+    gradient: Params,
+    settings: StepSettings,
+    *,
+    fit: FitConfig,
+    frozen: frozenset[str] = frozenset(),
 ) -> TrainState:
     """The state after a step along a gradient.
+
+    Frozen weights, given by name, stay bit for bit what they are, whatever the rule; they have no
+    share in the norm of the gradient either.
 
     The moving average starts fast and slows down, decay = min(ema, (1 + t)/(10 + t)), so that the
     first weights are soon forgotten.
     """
     learning_rate = settings.learning_rate
+    gradient = hold(frozen, jax.tree.map(jnp.zeros_like, gradient), gradient)
     rule = build_optimiser(fit, learning_rate)
     change, optimiser = rule.update(gradient, state.optimiser, state.params)
-    params = optax.apply_updates(state.params, change)
+    params = hold(frozen, state.params, optax.apply_updates(state.params, change))
     if fit.optimiser == "schedule_free":
         average = optax.contrib.schedule_free_eval_params(optimiser, params)
+        average = hold(frozen, state.average, average)
         return TrainState(params, average, optimiser, state.step + 1)
     t = state.step.astype(learning_rate.dtype)
     decay = jnp.minimum(fit.ema, (1 + t) / (10 + t)) if fit.ema else jnp.zeros_like(t)

@@ -27,6 +27,7 @@ from allegro_jax.data.statistics import (
 )
 from allegro_jax.data.store import Recipe
 from allegro_jax.settings import ConfigError
+from allegro_jax.train import fine_tuning
 from allegro_jax.train.config import TrainingConfig
 
 
@@ -41,6 +42,7 @@ class Preparation:
         force_scale: σ of the loss, eV/Å.
         skipped: why frames were left out, where the user asked for that.
         provenance: where the data came from: files with checksums, numbers of frames.
+        params: the weights to start from; ``None`` draws them.
     """
 
     model: AllegroConfig
@@ -50,6 +52,7 @@ class Preparation:
     force_scale: float
     skipped: list[Problem]
     provenance: dict[str, Any]
+    params: Any = None
 
     def reference(self, data: DataSet) -> Float[np.ndarray, " frames"]:
         """Reference energy of every frame of a data set, eV."""
@@ -63,8 +66,10 @@ def prepare(config: TrainingConfig, say: Callable[[str], object] = print) -> Pre
         DataError: a file or frame that cannot be used.
         ConfigError: a model that does not go with the data.
     """
-    checksums = {str(path): checksum(path) for path in _files(config.data)}
-    loaded = load(config.data, _recipe(config), checksums)
+    checksums = {str(path): checksum(path) for path in _files(config)}
+    origin = None if config.fine_tune is None else fine_tuning.read_model(config)
+    recipe = _recipe(config) if origin is None else fine_tuning.recipe(config, origin)
+    loaded = load(config.data, recipe, checksums)
     for line in (loaded.message, *summarise_suspicions(loaded.suspicions)):
         if line:
             say(line)
@@ -76,17 +81,23 @@ def prepare(config: TrainingConfig, say: Callable[[str], object] = print) -> Pre
         say(f"{alone.sum()} isolated atoms among the training frames are left out of the fit.")
     isolated = isolated_atom_energies(map(loaded.train.frame, np.flatnonzero(alone).tolist()))
 
-    known = config.model.get("species")
+    params, fields = None, dict(config.model)
+    if origin is not None:
+        train = fine_tuning.with_replay(config, train, recipe, checksums, say)
+        occurring = by_number({*train.occurring, *valid.occurring})
+        energies = _isolated(config.data, isolated)
+        start = fine_tuning.start(config, origin, occurring, train, energies)
+        params, fields = start.params, start.config.to_dict()
+    known = fields.get("species")
     species = tuple(known) if known else by_number({*train.occurring, *valid.occurring})
+    fields["species"] = species
     train, valid = train.of_species(species), valid.of_species(species)
     found = statistics(train)
     if not found.ranges["neighbours"][1]:
         raise ConfigError(
-            f"model.cutoff: no two atoms of the training frames are within "
-            f"{config.model['cutoff']} Å"
+            f"model.cutoff: no two atoms of the training frames are within {fields['cutoff']} Å"
         )
 
-    fields: dict[str, Any] = {**config.model, "species": species}
     fields.setdefault("average_neighbours", found.average_neighbours)
     if "species_shifts" not in fields:
         fields["species_shifts"] = [
@@ -97,6 +108,8 @@ def prepare(config: TrainingConfig, say: Callable[[str], object] = print) -> Pre
     scale = found.force_rms or _energy_scale(train, residual)
     if "species_scales" not in fields:
         model = dataclasses.replace(model, species_scales=scale)
+    if origin is not None:
+        found = fine_tuning.with_distances(found, origin)
     return Preparation(
         model=model,
         train=train,
@@ -109,6 +122,7 @@ def prepare(config: TrainingConfig, say: Callable[[str], object] = print) -> Pre
             "train_frames": len(train),
             "valid_frames": len(valid),
         },
+        params=params,
     )
 
 
@@ -149,15 +163,8 @@ def _split(config: TrainingConfig, loaded: Loaded) -> tuple[DataSet, DataSet]:
 def _reference_energies(
     config: DataConfig, train: DataSet, isolated: Mapping[str, float]
 ) -> Float[np.ndarray, " species"]:
-    origin = "data.train"
-    if config.isolated_atoms is not None:
-        origin = "data.isolated_atoms"
-        if isinstance(config.isolated_atoms, Mapping):
-            isolated = config.isolated_atoms
-        else:
-            isolated = isolated_atom_energies(
-                read_frames(config.isolated_atoms, config.conventions)
-            )
+    origin = "data.train" if config.isolated_atoms is None else "data.isolated_atoms"
+    isolated = _isolated(config, isolated)
     wanted = config.reference_energies
     if wanted == "auto":
         complete = set(train.species) <= set(isolated)
@@ -166,6 +173,15 @@ def _reference_energies(
     if wanted == "isolated_atoms":
         return reference_energies_from(isolated, train.species, origin)
     return fit_reference_energies(train)
+
+
+def _isolated(config: DataConfig, among_frames: Mapping[str, float]) -> Mapping[str, float]:
+    """Energies of isolated atoms, eV: given ones, or those found among the training frames."""
+    if config.isolated_atoms is None:
+        return among_frames
+    if isinstance(config.isolated_atoms, Mapping):
+        return config.isolated_atoms
+    return isolated_atom_energies(read_frames(config.isolated_atoms, config.conventions))
 
 
 def _energy_scale(data: DataSet, residual: np.ndarray) -> float:
@@ -181,8 +197,11 @@ def _model_config(fields: Mapping[str, Any]) -> AllegroConfig:
         raise ConfigError(f"model: {error}") from None
 
 
-def _files(config: DataConfig) -> list[Path]:
-    files = [*config.train, *validation_files(config)]
-    if isinstance(config.isolated_atoms, Path):
-        files.append(config.isolated_atoms)
+def _files(config: TrainingConfig) -> list[Path]:
+    data, tune = config.data, config.fine_tune
+    files = [*data.train, *validation_files(data)]
+    if isinstance(data.isolated_atoms, Path):
+        files.append(data.isolated_atoms)
+    if tune is not None and tune.model is not None:
+        files += [tune.model, *tune.replay]
     return files

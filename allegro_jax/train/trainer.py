@@ -24,6 +24,7 @@ from allegro_jax.settings import ConfigError, last_value
 from allegro_jax.train import committee
 from allegro_jax.train.accumulation import Accumulation, add_gradient, count_labels
 from allegro_jax.train.config import FitConfig, TrainingConfig
+from allegro_jax.train.frozen import frozen_names
 from allegro_jax.train.gradient import predict
 from allegro_jax.train.loss import Loss
 from allegro_jax.train.optimiser import TrainState, apply_gradient, initial_state, train_step
@@ -112,9 +113,13 @@ class Trainer:
         # validation is a small part of the work: not worth compiling many groups for
         self.valid = _Part(preparation.valid, preparation, config, min(2, fit.row_groups))
         self.dtype = jnp.dtype(fit.precision)
-        self.params = committee.initial_params(
-            config.seed, preparation.model, self.dtype, self.members
-        )
+        self.params, self.frozen = preparation.params, frozenset[str]()
+        if self.params is None:
+            self.params = committee.initial_params(
+                config.seed, preparation.model, self.dtype, self.members
+            )
+        if config.fine_tune is not None:
+            self.frozen = frozen_names(self.params, config.fine_tune.frozen)
         # weights come as an argument of the compiled program; none must be captured as constants
         self.potential = AllegroPotential(None, preparation.model)
         self.programs: dict[Any, Any] = {}
@@ -221,7 +226,7 @@ class Trainer:
         """A step on one batch, or on several whose gradients accumulate."""
         fit, work = self.config.training, {"potential": self.potential, "loss": self.loss}
         if fit.accumulate == 1:
-            step = self._of_members(train_step, **work, fit=fit)
+            step = self._of_members(train_step, **work, fit=fit, frozen=self.frozen)
             state, found = self._program("step", step, (0,), state, group[0], settings)
             return state, [found]
 
@@ -236,7 +241,7 @@ class Trainer:
             accumulation = Accumulation(state.params, gradient, labels)
             gradient, found = self._program("add", add, (), accumulation, batch, settings)
             sums.append(found)
-        apply = functools.partial(apply_gradient, fit=fit)
+        apply = functools.partial(apply_gradient, fit=fit, frozen=self.frozen)
         if self.members > 1:
             apply = jax.vmap(apply, in_axes=(0, 0, None))
         return self._program("apply", apply, (0,), state, gradient, settings), sums
