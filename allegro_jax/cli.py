@@ -162,10 +162,13 @@ def _print_errors(errors: dict[str, Any]) -> None:
             ("forces", "meV/Å"),
             ("stress", "meV/Å³"),
         ):
-            if f"{quantity}_rmse" in part:
-                rmse, mae = (1000 * part[f"{quantity}_{kind}"] for kind in ("rmse", "mae"))
-                label = quantity.replace("_", " ")
-                print(f"  {label:16} RMSE {rmse:10.3f}   MAE {mae:10.3f} {unit}")
+            lines = {quantity.replace("_", " "): part}
+            if quantity == "forces" and len(part["by_species"]) > 1:
+                lines |= {f"  on {symbol}": own for symbol, own in part["by_species"].items()}
+            for label, found in lines.items():
+                if f"{quantity}_rmse" in found:
+                    rmse, mae = (1000 * found[f"{quantity}_{kind}"] for kind in ("rmse", "mae"))
+                    print(f"  {label:16} RMSE {rmse:10.3f}   MAE {mae:10.3f} {unit}")
         for quantity, unit in (("energy_per_atom", "meV/atom"), ("forces", "meV/Å")):
             if found := part.get("uncertainty", {}).get(quantity):
                 label = f"{quantity.replace('_', ' ')} uncertainty"

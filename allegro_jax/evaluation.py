@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.data import chemical_symbols
 from ase.io import write
 from ase.stress import full_3x3_to_voigt_6_stress
 
@@ -86,7 +87,8 @@ def evaluate(
         ``energy_per_atom_rmse`` (eV/atom), ``forces_mae``, ``forces_rmse`` (eV/Å, over Cartesian
         components), ``stress_mae``, ``stress_rmse`` (eV/Å³, over the six independent components),
         each only where a frame carries the label; ``frames``, ``atoms``, and ``energy_count``,
-        ``forces_count``, ``stress_count`` (how many frames carry it); of a committee
+        ``forces_count``, ``stress_count`` (how many frames carry it); ``by_species``, with
+        ``forces_mae``, ``forces_rmse`` and ``atoms`` of every element; of a committee
         ``uncertainty``, see :func:`allegro_jax.uncertainty.calibration_of`; and the same for every
         file under ``files``.
 
@@ -123,13 +125,17 @@ def errors_of(frames: Sequence[Frame], predictions: Sequence[Mapping[str, Any]])
     differences: dict[str, list[np.ndarray]] = {
         name: [] for name in ("energy", "energy_per_atom", "forces", "stress")
     }
+    by_number: dict[int, list[np.ndarray]] = {}
     for frame, predicted in zip(frames, predictions, strict=True):
         if frame.energy is not None:
             error = np.asarray([predicted["energy"] - frame.energy])
             differences["energy"].append(error)
             differences["energy_per_atom"].append(error / max(len(frame), 1))
         if frame.forces is not None:
-            differences["forces"].append(np.ravel(predicted["forces"] - frame.forces))
+            error = predicted["forces"] - frame.forces
+            differences["forces"].append(np.ravel(error))
+            for number in np.unique(frame.numbers):
+                by_number.setdefault(int(number), []).append(error[frame.numbers == number])
         if frame.stress is not None and "stress" in predicted:
             error = predicted["stress"] - frame.stress
             differences["stress"].append(full_3x3_to_voigt_6_stress(error))
@@ -141,6 +147,14 @@ def errors_of(frames: Sequence[Frame], predictions: Sequence[Mapping[str, Any]])
         if error.size:
             report[f"{name}_mae"] = float(np.abs(error).mean())
             report[f"{name}_rmse"] = float(np.sqrt(np.mean(error**2)))
+    report["by_species"] = {}
+    for number in sorted(by_number):
+        error = np.concatenate(by_number[number])
+        report["by_species"][chemical_symbols[number]] = {
+            "atoms": len(error),
+            "forces_mae": float(np.abs(error).mean()),
+            "forces_rmse": float(np.sqrt(np.mean(error**2))),
+        }
     if calibration := calibration_of(frames, predictions):
         report["uncertainty"] = calibration
     return report

@@ -43,6 +43,7 @@ class Batch:
         groups: the neighbourhoods.
         species: species index of each row; −1 in padding.
         frame: which of the batch's frames a row belongs to.
+        source: the file that a frame is from, a place in the data set's ``sources``; 0 in padding.
         atoms: atoms per frame; 1 in padding, so that one can divide by it.
         volumes: Å³; 1 where there is none.
         energies: eV per frame, less the reference energies of its atoms.
@@ -54,6 +55,7 @@ class Batch:
     groups: tuple[RowGroup, ...]
     species: Int[Any, " rows"]
     frame: Int[Any, " rows"]
+    source: Int[Any, " frames"]
     atoms: Float[Any, " frames"]
     volumes: Float[Any, " frames"]
     energies: Float[Any, " frames"]
@@ -131,8 +133,8 @@ def assemble(
         out[place] = values
         return out
 
-    def by_frame(values: np.ndarray, fill: int) -> np.ndarray:
-        out = np.full((layout.frames, *values.shape[1:]), fill, dtype)
+    def by_frame(values: np.ndarray, fill: int, kind: Any = dtype) -> np.ndarray:
+        out = np.full((layout.frames, *values.shape[1:]), fill, kind)
         out[: len(frames)] = values
         return out
 
@@ -141,6 +143,7 @@ def assemble(
         groups=tuple(groups),
         species=by_row(data.atom_species[atoms], -1, np.int32),
         frame=by_row(frame_of, 0, np.int32),
+        source=by_frame(data.source[frames], 0, np.int32),
         atoms=by_frame(np.maximum(sizes, 1), 1),
         volumes=by_frame(np.where(volumes > 0, volumes, 1), 1),
         energies=by_frame((data.energies[frames] - reference[frames]) * data.has_energy[frames], 0),

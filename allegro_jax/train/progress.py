@@ -12,27 +12,22 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+ERRORS = tuple(
+    f"{quantity}_{kind}"
+    for quantity in ("energy_per_atom", "forces", "stress")
+    for kind in ("mae", "rmse")
+)
 COLUMNS = (
     "epoch",
-    *(
-        f"{part}_{quantity}"
-        for part in ("train", "valid")
-        for quantity in (
-            "loss",
-            "energy_per_atom_mae",
-            "energy_per_atom_rmse",
-            "forces_mae",
-            "forces_rmse",
-            "stress_mae",
-            "stress_rmse",
-        )
-    ),
+    *(f"{part}_{quantity}" for part in ("train", "valid") for quantity in ("loss", *ERRORS)),
     "valid_loss_spread",
     "valid_forces_rmse_spread",
     "learning_rate",
     "seconds",
     "waiting_seconds",
 )
+GROUPS_FILE = "metrics_by_group.csv"
+GROUP_COLUMNS = ("epoch", "kind", "group", *ERRORS)
 
 
 class Progress:
@@ -113,16 +108,43 @@ def summarise(errors: Mapping[str, Any]) -> str:
 
 
 def write_metrics(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write ``metrics.csv`` anew: epochs as rows, empty where there are no labels."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
+    """Write ``metrics.csv`` anew: epochs as rows, empty where there are no labels.
+
+    Beside it, ``metrics_by_group.csv``: validation errors of every species and every file, where
+    there are several.
+    """
+    _write(path, COLUMNS, rows)
+    beside = path.with_name(GROUPS_FILE)
+    beside.unlink(missing_ok=True)
+    groups = [group for row in rows for group in _groups(row)]
+    if groups:
+        _write(beside, GROUP_COLUMNS, groups)
 
 
 def append_metrics(path: Path, row: Mapping[str, Any]) -> None:
-    with path.open("a", newline="") as file:
-        csv.DictWriter(file, COLUMNS, extrasaction="ignore").writerow(row)
+    """Add an epoch to the files of :func:`write_metrics`."""
+    _write(path, COLUMNS, [row], "a")
+    beside, groups = path.with_name(GROUPS_FILE), _groups(row)
+    if groups:
+        _write(beside, GROUP_COLUMNS, groups, "a" if beside.exists() else "w")
+
+
+def _write(
+    path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], mode: str = "w"
+) -> None:
+    with path.open(mode, newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        if mode == "w":
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def _groups(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"epoch": row["epoch"], "kind": kind, "group": name, **found}
+        for kind in ("species", "source")
+        for name, found in row.get(f"valid_by_{kind}", {}).items()
+    ]
 
 
 def _minutes(seconds: float) -> str:

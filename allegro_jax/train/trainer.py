@@ -23,6 +23,7 @@ from allegro_jax.potential import AllegroPotential
 from allegro_jax.settings import ConfigError, last_value
 from allegro_jax.train import committee
 from allegro_jax.train.accumulation import Accumulation, add_gradient, count_labels
+from allegro_jax.train.breakdown import Breakdown
 from allegro_jax.train.config import FitConfig, TrainingConfig
 from allegro_jax.train.frozen import frozen_names
 from allegro_jax.train.gradient import predict
@@ -104,6 +105,7 @@ class Trainer:
         fit = config.training
         self.config, self.preparation = config, preparation
         self.loss = build_loss(fit, preparation)
+        self.breakdown = Breakdown(preparation.model.species, preparation.valid.sources)
         self.members = fit.committee
         self.train = _Part(preparation.train, preparation, config, fit.row_groups)
         if fit.committee_bootstrap:
@@ -208,11 +210,13 @@ class Trainer:
             seconds=seconds,
         )
 
-    def validate(self, params: Any) -> dict[str, float]:
+    def validate(self, params: Any) -> dict[str, Any]:
         """Loss and errors on the validation frames; of a committee the means over its members."""
         batches = self.valid.batches(self.config.seed, 0, shuffle=False)
         with contextlib.closing(self.valid.assembled(batches)) as assembled:
-            return self._found([self._errors(params, batch) for batch in assembled])
+            found = jax.device_get([self._errors(params, batch) for batch in assembled])
+        groups = self.breakdown.errors(np.stack([groups for _, groups in found]))
+        return self._found([sums for sums, _ in found]) | groups
 
     def _found(self, sums: Sequence[Any]) -> dict[str, float]:
         """Loss and mean errors from the sums of batches."""
@@ -251,7 +255,8 @@ class Trainer:
 
     def _errors(self, params: Any, batch: Batch) -> Any:
         def evaluate(params: Any, batch: Batch) -> Any:
-            return self.loss(predict(self.potential, params, batch), batch)[1]
+            prediction = predict(self.potential, params, batch)
+            return self.loss(prediction, batch)[1], self.breakdown(prediction, batch)
 
         evaluate_all = committee.over_members(evaluate, self.members)
         return self._program("errors", evaluate_all, (), params, batch)

@@ -104,7 +104,9 @@ def test_evaluate(folder, model, tmp_path, capsys):
     assert names <= set(errors)
     assert set(errors["files"]) == {str(folder / "test.xyz"), str(folder / "train.xyz")}
     assert all(names <= set(part) for part in errors["files"].values())
-    assert "force" in printed.lower()
+    for symbol, part in errors["by_species"].items():  # the last table is that of all files
+        assert f"  on {symbol} " in printed
+        assert f"{1000 * part['forces_rmse']:.3f}" in printed
 
     predictions = ase.io.read(tmp_path / "out.extxyz", ":")
     labels = [*ase.io.read(folder / "test.xyz", ":"), *ase.io.read(folder / "train.xyz", ":")]

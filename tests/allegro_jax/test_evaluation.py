@@ -74,6 +74,12 @@ def test_errors_are_those_of_single_points(tiny_model, files, report):
     )
     assert found["forces_mae"] == pytest.approx(np.abs(forces).mean(), rel=1e-4)
     assert found["forces_rmse"] == pytest.approx(np.sqrt(np.mean(forces**2)), rel=1e-4)
+    numbers = np.concatenate([np.repeat(f.numbers, 3) for f in frames if f.forces is not None])
+    for symbol, number in (("H", 1), ("O", 8)):
+        own, part = forces[numbers == number], found["by_species"][symbol]
+        assert part["atoms"] == len(own) / 3
+        assert part["forces_mae"] == pytest.approx(np.abs(own).mean(), rel=1e-4)
+        assert part["forces_rmse"] == pytest.approx(np.sqrt(np.mean(own**2)), rel=1e-4)
     voigt = [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)]
     stress = [
         s["stress"] - [f.stress[place] for place in voigt]
@@ -88,6 +94,7 @@ def test_errors_per_file(files, report, tmp_path):
     found, _ = report
     molecules, crystals = (found["files"][str(path)] for path in files)
     assert molecules["energy_count"] == 4 and molecules["forces_count"] == 4
+    assert molecules["by_species"] == found["by_species"] and not crystals["by_species"]
     assert "stress_mae" not in molecules and "forces_mae" not in crystals
     assert crystals["stress_rmse"] == found["stress_rmse"]
     write_report(tmp_path / "errors.json", found)

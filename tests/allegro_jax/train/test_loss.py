@@ -11,6 +11,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from allegro_jax.data.batches import Batch
+from allegro_jax.train.breakdown import Breakdown
 from allegro_jax.train.gradient import Prediction
 from allegro_jax.train.loss import Loss
 
@@ -50,6 +51,7 @@ def made_up(padding=0):
         groups=(),
         species=by_row(random.integers(3, size=rows), -1),
         frame=by_row(frame),
+        source=by_frame(np.asarray([1, 0, 1])),
         atoms=by_frame(np.asarray(SIZES, float), 1),
         volumes=by_frame(np.asarray([30.0, 25.0, 44.0]), 1),
         energies=by_frame(random.normal(size=frames)),
@@ -184,3 +186,27 @@ def test_parts_add_up_to_the_whole():
     found = [evaluate(loss, prediction, part, weights, counts) for part in parts]
     np.testing.assert_allclose(sum(float(value) for value, _ in found), whole, rtol=1e-12)
     np.testing.assert_allclose(sum(np.asarray(own) for _, own in found), sums, rtol=1e-12)
+
+
+def test_breakdown_by_hand():
+    prediction, batch = made_up(padding=5)
+    groups = Breakdown(("H", "C", "O"), ("a.xyz", "b.xyz"))
+    with jax.enable_x64(True):
+        found = groups.errors(groups(*jax.tree.map(jnp.asarray, (prediction, batch))))
+    error = prediction.forces - batch.forces
+    for place, symbol in enumerate(groups.species):
+        own = error[(batch.species == place) & (batch.force_weight > 0)]
+        assert found["by_species"][symbol] == {
+            "forces_mae": pytest.approx(np.abs(own).mean()),
+            "forces_rmse": pytest.approx(np.sqrt(np.mean(own**2))),
+            "forces_count": own.size,
+        }
+    assert found["by_source"]["a.xyz"]["energy_rmse"] == pytest.approx(
+        abs(prediction.energies[1] - batch.energies[1])
+    )
+    assert "forces_rmse" not in found["by_source"]["a.xyz"]  # that frame has none
+    energy = (prediction.energies - batch.energies)[[0, 2]]
+    assert found["by_source"]["b.xyz"]["energy_mae"] == pytest.approx(np.abs(energy).mean())
+    rows = np.isin(batch.frame, [0, 2]) & (batch.force_weight > 0)
+    assert found["by_source"]["b.xyz"]["forces_mae"] == pytest.approx(np.abs(error[rows]).mean())
+    assert Breakdown(("H",), ("a.xyz",)).errors(np.ones(18)) == {}

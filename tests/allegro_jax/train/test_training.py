@@ -118,6 +118,16 @@ def test_what_a_run_leaves(straight, folder):
     assert any("of the slots were padding; steps waited for data" in line for line in said)
     assert 0 < float(rows[-1]["waiting_seconds"]) < float(rows[-1]["seconds"])
 
+    with (output / "metrics_by_group.csv").open() as file:
+        groups = list(csv.DictReader(file))
+    assert [(row["epoch"], row["group"]) for row in groups[:3]] == [
+        ("1", "Cu"),
+        ("1", "Au"),
+        ("2", "Cu"),
+    ]
+    assert len(groups) == 8 and all(float(row["forces_rmse"]) > 0 for row in groups)
+    assert all(row["kind"] == "species" for row in groups)  # of a single file
+
     model = model_file.load(path)
     assert model.species == ("Cu", "Au")
     assert model.config.per_species("average_neighbours")[0] == pytest.approx(12, abs=0.5)
@@ -127,7 +137,10 @@ def test_what_a_run_leaves(straight, folder):
     assert 2.2 < model.shortest_distances["Cu", "Cu"] < 2.7
     assert model.metadata["ranges"]["atoms_by_species"]["Au"] > 0
 
+    assert training["validation"]["by_species"]["Au"]["forces_count"] > 0
+
     report = json.loads((output / "test.json").read_text())
+    assert report["by_species"]["Au"]["atoms"] == 1
     assert report["frames"] == 3 and report["stress_count"] == 3
     assert report["forces_rmse"] < 5.0
 
