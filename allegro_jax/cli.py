@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         title="commands", metavar="COMMAND", required=True, parser_class=_CommandParser
     )
     for add in (
-        *(_add_train, _add_evaluate, data_commands.add_commands, _add_dynamics),
+        *(_add_train, _add_report, _add_evaluate, data_commands.add_commands, _add_dynamics),
         *(_add_convert, _add_info, _add_benchmark),
     ):
         add(commands)
@@ -114,6 +114,25 @@ def _train(options: argparse.Namespace) -> None:
     if options.output:
         config = dataclasses.replace(config, output=Path(options.output))
     train(config)
+
+
+# -- report ---------------------------------------------------------------------------------------
+
+
+def _add_report(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "report",
+        help="write the report of a finished training run again",
+        description="Write report.html again from what a training run has left in its folder.",
+    )
+    parser.set_defaults(command=_report)
+    parser.add_argument("folder", metavar="RUN_FOLDER", help="the output of a training run")
+
+
+def _report(options: argparse.Namespace) -> None:
+    from allegro_jax.train.report import write_report
+
+    print(write_report(options.folder))
 
 
 # -- evaluate -------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from allegro_jax.data.dataset import DataSet
 from allegro_jax.data.frames import DataError, Frame
@@ -113,13 +113,17 @@ def reference_energies_from(
     return np.asarray([energies[symbol] for symbol in species], float)
 
 
+def species_of_pairs(data: DataSet) -> Int[np.ndarray, "2 pairs"]:
+    """Of each pair's centre and neighbour, in an unshared data set (:meth:`DataSet.copy`)."""
+    first_atom = np.repeat(np.repeat(data.atom_start, data.atom_counts), data.neighbour_counts)
+    centre = np.repeat(data.atom_species, data.neighbour_counts)
+    return np.asarray([centre, data.atom_species[first_atom + data.neighbours]], np.int64)
+
+
 def _shortest_distances(data: DataSet) -> dict[str, float]:
     """Of an unshared data set (:meth:`DataSet.copy`)."""
     distances = np.linalg.norm(data.vectors.astype(float), axis=1)
-    centre = np.repeat(data.atom_species, data.neighbour_counts)
-    first_atom = np.repeat(data.atom_start, data.atom_counts)
-    first_atom = np.repeat(first_atom, data.neighbour_counts)
-    kinds = np.sort([centre, data.atom_species[first_atom + data.neighbours]], axis=0).astype(int)
+    kinds = np.sort(species_of_pairs(data), axis=0)
     total = len(data.species)
     shortest = np.full(total * total, np.inf)
     np.minimum.at(shortest, kinds[0] * total + kinds[1], distances)

@@ -14,29 +14,20 @@ import jax
 import numpy as np
 
 from allegro_jax import model_file
-from allegro_jax.data.checks import summarise_skipped, write_problems
-from allegro_jax.data.dataset import DataSet
-from allegro_jax.data.frames import Frame
-from allegro_jax.data.sources import read_frames
-from allegro_jax.evaluation import predict_frames, report_errors, write_report
+from allegro_jax.data.checks import write_problems
 from allegro_jax.potential import potential_of
 from allegro_jax.settings import ConfigError
-from allegro_jax.train import figures
 from allegro_jax.train.checkpoint import Checkpoints
 from allegro_jax.train.config import TrainingConfig
 from allegro_jax.train.preparation import Preparation, prepare
 from allegro_jax.train.progress import (
     Progress,
     append_metrics,
-    describe,
-    summarise,
     write_metrics,
 )
+from allegro_jax.train.results import finish
 from allegro_jax.train.trainer import Run, Trainer
 from md.interruption import Interruption
-
-# Validation frames in the parity figure.
-MOST_SHOWN = 5000
 
 # Keys that may differ between a run and its continuation.
 FREE_KEYS = frozenset({"epochs", "max_minutes", "patience", "checkpoint_minutes"})
@@ -51,8 +42,8 @@ def train(
     """Train a model, or continue an interrupted run.
 
     Writes into ``config.output``: ``model.safetensors`` (the averaged weights with the lowest
-    validation loss), ``metrics.csv``, ``learning_curve.png``, ``parity.png``, ``checkpoints/`` and,
-    with test files, ``test.json``.
+    validation loss), ``metrics.csv``, ``report.html`` (with ``report.json``, what it is made of),
+    ``learning_curve.png``, ``parity.png``, ``checkpoints/`` and, with test files, ``test.json``.
 
     Args:
         config: what to train.
@@ -87,6 +78,7 @@ def _train(config: TrainingConfig, stop_after: int | None, say: Callable[[str], 
     if preparation.skipped:
         write_problems(config.output / "skipped.csv", preparation.skipped)
     say(trainer.summary())
+    first_epoch = run.epoch + 1
 
     saved_at = time.monotonic()
 
@@ -144,8 +136,7 @@ def _train(config: TrainingConfig, stop_after: int | None, say: Callable[[str], 
         )
         signal.raise_signal(interruption.signal)
     keep()
-    say(f"{reason} {trainer.accounts(run)}")
-    return finish(config, preparation, run, say)
+    return finish(config, trainer, run, say, outcome=reason, first_epoch=first_epoch)
 
 
 def _place(run: Run, steps: int) -> str:
@@ -178,43 +169,6 @@ def save_model(config: TrainingConfig, preparation: Preparation, run: Run) -> Pa
     return model_file.save(
         config.output / "model.safetensors", model_file.Model(potential, metadata)
     )
-
-
-def finish(
-    config: TrainingConfig, preparation: Preparation, run: Run, say: Callable[[str], object]
-) -> Path:
-    """Model file, figures and test errors."""
-    path = save_model(config, preparation, run)
-    if not run.history:
-        return path
-    data, dtype, output = config.data, config.training.precision, config.output
-    say(f"Best epoch {run.best_epoch}: {describe(run.history[run.best_epoch - 1])}")
-    model = model_file.load(path)
-    frames, shown = _some_frames(preparation.valid), "validation"
-    if data.test:
-        skipped = list(preparation.skipped)
-        frames = read_frames(
-            data.test, data.conventions, species=model.species, report=data.report(skipped)
-        )
-        shown = "test"
-        if left_out := skipped[len(preparation.skipped) :]:
-            say(summarise_skipped(left_out, "test"))
-            write_problems(output / "skipped.csv", skipped)
-    predictions = predict_frames(model, frames, dtype=dtype)
-    figures.learning_curve(run.history, output / "learning_curve.png")
-    figures.parity(frames, predictions, output / "parity.png", shown)
-    if data.test:
-        report = report_errors(frames, predictions)
-        write_report(output / "test.json", report)
-        say(f"Test: {summarise(report)}")
-    say(f"The model is {path}")
-    return path
-
-
-def _some_frames(data: DataSet) -> list[Frame]:
-    """The frames of a data set for a figure: all, or as many as can be told apart."""
-    chosen = np.unique(np.linspace(0, len(data) - 1, MOST_SHOWN).astype(int))
-    return [data.frame(int(number)) for number in chosen]
 
 
 def _identity(config: TrainingConfig, preparation: Preparation) -> dict[str, Any]:

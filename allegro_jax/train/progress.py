@@ -107,6 +107,26 @@ def summarise(errors: Mapping[str, Any]) -> str:
     )
 
 
+def closing_summary(
+    errors: Mapping[str, Mapping[str, Any]], best_epoch: int, model: Path, report: Path
+) -> list[str]:
+    """The last lines of a run: what the model of the best epoch is worth, and where it is.
+
+    Args:
+        errors: of every part (validation, test), as :func:`allegro_jax.evaluation.errors_of`
+            gives them.
+        best_epoch: whose weights the model has.
+        model, report: files.
+    """
+    rows = [
+        (f"RMSE, {part}", f"{summarise(own)} ({own['frames']} frames)")
+        for part, own in errors.items()
+    ]
+    rows += [("best epoch", str(best_epoch)), ("model", str(model)), ("report", str(report))]
+    width = max(len(name) for name, _ in rows)
+    return [f"  {name:{width}}  {value}" for name, value in rows]
+
+
 def write_metrics(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write ``metrics.csv`` anew: epochs as rows, empty where there are no labels.
 

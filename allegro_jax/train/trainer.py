@@ -288,6 +288,18 @@ class Trainer:
             f"{100 * self.waste:.0f}% of the slots are padding."
         )
 
+    def workload(self) -> dict[str, Any]:
+        """Size of an epoch, padding and compilations so far, for the report."""
+        train = self.preparation.train
+        return {
+            "steps_per_epoch": self.steps_per_epoch,
+            "frames": len(train),
+            "atoms": int(train.atom_counts.sum()),
+            "padding": self.waste,
+            "compilations": len(self.programs),
+            "compile_seconds": self.compile_seconds,
+        }
+
     def accounts(self, run: Run) -> str:
         """Where time and memory went."""
         share = run.waiting_seconds / run.seconds if run.seconds else 0.0

@@ -138,6 +138,9 @@ def test_what_a_run_leaves(straight, folder):
     assert model.metadata["ranges"]["atoms_by_species"]["Au"] > 0
 
     assert training["validation"]["by_species"]["Au"]["forces_count"] > 0
+    report = (output / "report.html").read_text(encoding="utf-8")
+    assert "All 4 epochs are done." in report and "test RMSE" in report
+    assert any(line.split() == ["report", str(output / "report.html")] for line in said)
 
     report = json.loads((output / "test.json").read_text())
     assert report["by_species"]["Au"]["atoms"] == 1
