@@ -94,6 +94,7 @@ class FitConfig:
         max_minutes: stop after this time, at the end of an epoch; ``null`` for never.
         checkpoint_minutes: time between two checkpoints, also within an epoch (0: after every
             epoch). One is always written at the end, also of an interrupted run.
+        tensorboard: whether to write curves for TensorBoard as well.
         row_groups: groups of rows that a batch is padded in.
         block_slots: neighbour slots evaluated at once; ``null`` chooses for the hardware.
     """
@@ -126,6 +127,7 @@ class FitConfig:
     patience: int | None = whole(None, least=1)
     max_minutes: float | None = number(None, above=0)
     checkpoint_minutes: float = number(1.0, least=0)
+    tensorboard: bool = boolean(False)
     row_groups: int = whole(4, least=1)
     block_slots: int | None = whole(None, least=1)
 

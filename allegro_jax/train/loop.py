@@ -26,11 +26,12 @@ from allegro_jax.train.progress import (
     write_metrics,
 )
 from allegro_jax.train.results import finish
+from allegro_jax.train.tensorboard import Board
 from allegro_jax.train.trainer import Run, Trainer
 from md.interruption import Interruption
 
 # Keys that may differ between a run and its continuation.
-FREE_KEYS = frozenset({"epochs", "max_minutes", "patience", "checkpoint_minutes"})
+FREE_KEYS = frozenset({"epochs", "max_minutes", "patience", "checkpoint_minutes", "tensorboard"})
 
 
 def train(
@@ -43,7 +44,8 @@ def train(
 
     Writes into ``config.output``: ``model.safetensors`` (the averaged weights with the lowest
     validation loss), ``metrics.csv``, ``report.html`` (with ``report.json``, what it is made of),
-    ``learning_curve.png``, ``parity.png``, ``checkpoints/`` and, with test files, ``test.json``.
+    ``learning_curve.png``, ``parity.png``, ``checkpoints/``, with test files
+    ``test.json``, and if asked for ``tensorboard/``.
 
     Args:
         config: what to train.
@@ -64,7 +66,7 @@ def train(
 
 def _train(config: TrainingConfig, stop_after: int | None, say: Callable[[str], object]) -> Path:
     fit, started = config.training, time.monotonic()
-    checkpoints = Checkpoints(config.output / "checkpoints")
+    checkpoints, board = Checkpoints(config.output / "checkpoints"), Board(config)
     preparation = prepare(config, say)
     trainer = Trainer(config, preparation)
     run = trainer.start()
@@ -75,6 +77,7 @@ def _train(config: TrainingConfig, stop_after: int | None, say: Callable[[str], 
     config.output.mkdir(parents=True, exist_ok=True)
     metrics = config.output / "metrics.csv"
     write_metrics(metrics, run.history)
+    board.start(run.history)
     if preparation.skipped:
         write_problems(config.output / "skipped.csv", preparation.skipped)
     say(trainer.summary())
@@ -95,7 +98,11 @@ def _train(config: TrainingConfig, stop_after: int | None, say: Callable[[str], 
 
     progress = Progress(fit.epochs, run.epoch, trainer.steps_per_epoch, step=run.step)
     reason = f"All {fit.epochs} epochs are done."
-    with contextlib.closing(progress), Interruption(None) as interruption:
+    with (
+        contextlib.closing(progress),
+        contextlib.closing(board),
+        Interruption(None) as interruption,
+    ):
 
         def pause() -> bool:
             interruption.look()
@@ -106,6 +113,7 @@ def _train(config: TrainingConfig, stop_after: int | None, say: Callable[[str], 
             run = trainer.epoch(run, progress.step, pause)
             if not run.step:
                 append_metrics(metrics, run.history[-1])
+                board.add(run.history[-1])
                 progress.epoch(run.history[-1], run.best_epoch)
                 if not np.isfinite(run.history[-1]["train_loss"]):
                     raise ValueError(
