@@ -11,7 +11,6 @@ import jax
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.data import chemical_symbols
 from ase.io import write
 from ase.stress import full_3x3_to_voigt_6_stress
 
@@ -21,6 +20,7 @@ from allegro_jax.data.dataset import build_dataset
 from allegro_jax.data.frames import DataError, Frame
 from allegro_jax.data.layout import plan_buckets, shuffled_batches
 from allegro_jax.data.sources import read_frames
+from allegro_jax.error_analysis import errors_by_species
 from allegro_jax.model_file import Model
 from allegro_jax.train.gradient import Prediction, predict
 from allegro_jax.uncertainty import calibration_of
@@ -87,10 +87,9 @@ def evaluate(
         ``energy_per_atom_rmse`` (eV/atom), ``forces_mae``, ``forces_rmse`` (eV/Å, over Cartesian
         components), ``stress_mae``, ``stress_rmse`` (eV/Å³, over the six independent components),
         each only where a frame carries the label; ``frames``, ``atoms``, and ``energy_count``,
-        ``forces_count``, ``stress_count`` (how many frames carry it); ``by_species``, with
-        ``forces_mae``, ``forces_rmse`` and ``atoms`` of every element; of a committee
-        ``uncertainty``, see :func:`allegro_jax.uncertainty.calibration_of`; and the same for every
-        file under ``files``.
+        ``forces_count``, ``stress_count`` (how many frames carry it); ``by_species``, see
+        :func:`allegro_jax.error_analysis.errors_by_species`; of a committee ``uncertainty``, see
+        :func:`allegro_jax.uncertainty.calibration_of`; and the same for every file under ``files``.
 
     Raises:
         DataError: a file or frame that cannot be used.
@@ -125,17 +124,13 @@ def errors_of(frames: Sequence[Frame], predictions: Sequence[Mapping[str, Any]])
     differences: dict[str, list[np.ndarray]] = {
         name: [] for name in ("energy", "energy_per_atom", "forces", "stress")
     }
-    by_number: dict[int, list[np.ndarray]] = {}
     for frame, predicted in zip(frames, predictions, strict=True):
         if frame.energy is not None:
             error = np.asarray([predicted["energy"] - frame.energy])
             differences["energy"].append(error)
             differences["energy_per_atom"].append(error / max(len(frame), 1))
         if frame.forces is not None:
-            error = predicted["forces"] - frame.forces
-            differences["forces"].append(np.ravel(error))
-            for number in np.unique(frame.numbers):
-                by_number.setdefault(int(number), []).append(error[frame.numbers == number])
+            differences["forces"].append(np.ravel(predicted["forces"] - frame.forces))
         if frame.stress is not None and "stress" in predicted:
             error = predicted["stress"] - frame.stress
             differences["stress"].append(full_3x3_to_voigt_6_stress(error))
@@ -147,14 +142,7 @@ def errors_of(frames: Sequence[Frame], predictions: Sequence[Mapping[str, Any]])
         if error.size:
             report[f"{name}_mae"] = float(np.abs(error).mean())
             report[f"{name}_rmse"] = float(np.sqrt(np.mean(error**2)))
-    report["by_species"] = {}
-    for number in sorted(by_number):
-        error = np.concatenate(by_number[number])
-        report["by_species"][chemical_symbols[number]] = {
-            "atoms": len(error),
-            "forces_mae": float(np.abs(error).mean()),
-            "forces_rmse": float(np.sqrt(np.mean(error**2))),
-        }
+    report["by_species"] = errors_by_species(frames, predictions)
     if calibration := calibration_of(frames, predictions):
         report["uncertainty"] = calibration
     return report

@@ -126,7 +126,7 @@ def _draw_errors(axis: Axes, found: Mapping[str, Any], label: str, logarithmic: 
 def species_section(record: RunRecord) -> list[str]:
     made: list[str] = []
     for part, errors in record.errors.items():
-        found = errors["species"]
+        found = errors["by_species"]
         if not found:
             continue
         rows = [

@@ -28,7 +28,7 @@ from allegro_jax.data.distributions import (
     sample,
 )
 from allegro_jax.data.frames import Frame
-from allegro_jax.evaluation import errors_of
+from allegro_jax.evaluation import report_errors
 from allegro_jax.model import count_parameters
 from allegro_jax.model_file import Model, library_versions
 from allegro_jax.settings import names, plain
@@ -69,8 +69,7 @@ class RunRecord:
             :class:`~allegro_jax.data.distributions.Contents` describes them.
         histograms, distances: :class:`~allegro_jax.data.distributions.Histogram` of these sets.
         sampled: how many frames of each the histograms are made of.
-        errors: :func:`~allegro_jax.evaluation.errors_of` of ``validation`` and ``test``; those of
-            their ``files`` and ``species`` within.
+        errors: of ``validation`` and ``test``, by :func:`~allegro_jax.evaluation.report_errors`.
         worst, points, error_histograms: of the same, see :mod:`allegro_jax.error_analysis`.
         timing: ``steps_per_epoch``, ``frames`` and ``atoms`` of an epoch, ``padding`` (share of
             slots), ``compilations``, ``compile_seconds`` and ``first_epoch`` of the last session.
@@ -227,20 +226,11 @@ def _each(parts: Mapping[str, Any], function: Any) -> dict[str, Any]:
 
 
 def _errors(part: Evaluated) -> dict[str, Any]:
-    found = errors_of(part.frames, part.predictions)
-    places: dict[str, list[int]] = {}
-    for place, frame in enumerate(part.frames):
-        places.setdefault(frame.source, []).append(place)
-    by_file = {
-        source: errors_of(
-            [part.frames[place] for place in own], [part.predictions[place] for place in own]
-        )
-        for source, own in places.items()
-    }
-    worst = sorted(by_file, key=lambda source: -_size(by_file[source]))[:MOST_FILES]
-    found["files"] = {source: by_file[source] for source in worst}
-    found["other_files"] = len(by_file) - len(worst)
-    found["species"] = error_analysis.errors_by_species(part.frames, part.predictions)
+    found = report_errors(part.frames, part.predictions)
+    files = found["files"]
+    worst = sorted(files, key=lambda source: -_size(files[source]))[:MOST_FILES]
+    found["files"] = {source: files[source] for source in worst}
+    found["other_files"] = len(files) - len(worst)
     return found
 
 

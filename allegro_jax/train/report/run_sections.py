@@ -90,12 +90,13 @@ def configuration_section(record: RunRecord) -> list[str]:
         "model": (record.architecture, _defaults(AllegroConfig)),
         "training": (given["training"], _defaults(FitConfig)),
     }
+    found = "from the model file or the data" if given.get("fine_tune") else "from the data"
     rows: list[list[page.Cell]] = []
     for section, (values, defaults) in sections.items():
         for key, value in values.items():
             origin = ""
             if section == "model" and key in record.from_data:
-                origin = "from the data"
+                origin = found
             elif section == "model" and key in given["model"]:
                 origin = ""
             elif key in defaults and defaults[key] == value:
