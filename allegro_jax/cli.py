@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -100,6 +101,18 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("config", metavar="CONFIG.yaml", help="what to train, on what, and how")
     parser.add_argument("--output", metavar="DIR", help="folder of the results")
     parser.add_argument(
+        "--distributed",
+        action="store_true",
+        help="train with the other processes that srun, mpirun or a TPU pod has started",
+    )
+    parser.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="where process 0 listens, if the launcher does not tell; and where it tells nothing,",
+    )
+    parser.add_argument("--processes", type=int, metavar="N", help="how many there are, and")
+    parser.add_argument("--process", type=int, metavar="I", help="which this is, from 0")
+    parser.add_argument(
         "overrides",
         nargs="*",
         metavar="key=value",
@@ -109,11 +122,15 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     from allegro_jax.train import load_config, train
+    from allegro_jax.train.processes import Launch, joined
 
     config = load_config(options.config, options.overrides)
     if options.output:
         config = dataclasses.replace(config, output=Path(options.output))
-    train(config)
+    launch = Launch(options.coordinator, options.processes, options.process)
+    several = options.distributed or launch != Launch()
+    with joined(launch) if several else contextlib.nullcontext():
+        train(config)
 
 
 # -- report ---------------------------------------------------------------------------------------

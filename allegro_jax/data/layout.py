@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -78,6 +78,10 @@ class Bucket:
     layout: Layout
     frames: Int[np.ndarray, " members"]
     demands: Int[np.ndarray, "members groups"]
+
+    def slots(self, frames: Int[np.ndarray, " batch"]) -> int:
+        """Slots that a batch takes: all batches have one layout."""
+        return self.layout.slots
 
     def pack(
         self, order: Int[np.ndarray, " _"], random: np.random.Generator
@@ -175,13 +179,21 @@ def shuffled_batches(
     return batches
 
 
+@runtime_checkable
+class Packing(Protocol):
+    """A bucket, or its shards."""
+
+    def slots(self, frames: Int[np.ndarray, " batch"]) -> int:
+        """Slots that a batch takes."""
+
+
 def padding_waste(
-    buckets: Sequence[Bucket],
+    buckets: Sequence[Packing],
     counts: Counts,
     batches: Sequence[tuple[int, Int[np.ndarray, " _"]]],
 ) -> float:
     """The share of slots that hold no neighbour, over given batches."""
-    slots = sum(buckets[place].layout.slots for place, _ in batches)
+    slots = sum(buckets[place].slots(frames) for place, frames in batches)
     if not slots:
         return 0.0
     pairs = counts.totals()[np.concatenate([frames for _, frames in batches])].sum()
@@ -297,12 +309,12 @@ def _cut(envelope: np.ndarray, groups: int, block_slots: int) -> tuple[Group, ..
     for choice in reversed(back):
         start = int(choice[stop - 1])
         rows, width = int(edges[stop] - edges[start]), int(widths[start])
-        chosen.append(_block(rows, width, block_slots))
+        chosen.append(in_blocks(rows, width, block_slots))
         stop = start
     return tuple(chosen[::-1])
 
 
-def _block(rows: int, width: int, block_slots: int) -> Group:
+def in_blocks(rows: int, width: int, block_slots: int) -> Group:
     """Cut rows in equal blocks of about ``block_slots`` slots, with the fewest rows left over."""
     ideal = rows * width / block_slots
     choices = range(max(1, int(0.7 * ideal)), max(1, int(1.4 * ideal)) + 1)

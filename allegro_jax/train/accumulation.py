@@ -8,7 +8,6 @@ them all, to rounding, with the memory of one.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ from jaxtyping import Array, Float
 from allegro_jax.data.batches import Batch
 from allegro_jax.train.gradient import loss_and_gradient
 from allegro_jax.train.loss import Loss
+from allegro_jax.train.optimiser import Total, itself
 from allegro_jax.train.schedule import StepSettings
 from md.local_potential import LocalPotential
 
@@ -45,7 +45,7 @@ def count_labels(
     batch: Batch,
     *,
     loss: Loss,
-    total: Callable[[Any], Any] = lambda tree: tree,
+    total: Total = itself,
 ) -> Float[Array, " terms"]:
     """Add a batch's labels; ``total`` as for :func:`~.optimiser.train_step`."""
     return so_far + total(loss.normalisers(batch))
@@ -58,7 +58,7 @@ def add_gradient(
     *,
     potential: LocalPotential,
     loss: Loss,
-    total: Callable[[Any], Any] = lambda tree: tree,
+    total: Total = itself,
 ) -> tuple[Params, Float[Array, " sums"]]:
     """The gradient with the share of a batch; and its sums for the errors of the batch."""
     part = functools.partial(loss, weights=settings.weights, normalisers=accumulation.normalisers)

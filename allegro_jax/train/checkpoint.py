@@ -27,7 +27,7 @@ class Checkpoints:
         fresh, old = self.folder / f".{name}-new", self.folder / f".{name}-old"
         for path in (fresh, old):
             shutil.rmtree(path, ignore_errors=True)
-        with ocp.PyTreeCheckpointer() as writer:
+        with _checkpointer() as writer:
             writer.save(fresh, jax.tree.map(np.asarray, tree))
         (fresh / "record.json").write_text(json.dumps(record))
         place = self.folder / name
@@ -56,7 +56,7 @@ class Checkpoints:
             raise FileNotFoundError(f"{self.folder / name}: no such checkpoint")
         like = jax.tree.map(np.asarray, like)
         try:
-            with ocp.PyTreeCheckpointer() as reader:
+            with _checkpointer() as reader:
                 arguments = ocp.checkpoint_utils.construct_restore_args(like)
                 tree = reader.restore(place, item=like, restore_args=arguments)
         except Exception as error:  # orbax raises many kinds
@@ -72,3 +72,11 @@ class Checkpoints:
             if (place / "record.json").is_file():
                 return place
         return None
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    """Of this process alone: of several, only one writes, and each reads for itself."""
+    here = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=here, active_processes={here})
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)

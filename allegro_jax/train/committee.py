@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ def initial_params(seed: int, config: AllegroConfig, dtype: Any, members: int = 
 
 
 def over_members(function: Callable[..., Any], members: int) -> Callable[..., Any]:
-    """``function(state, batch, ...)`` of one model, for all members at once.
+    """``function(state, batch, ..., **keywords)`` of one model, for all members at once.
 
     The state has a leading axis of members; so has the result. The batch is shared, but for its
     weights where members have their own (:func:`with_weights`).
@@ -33,12 +34,13 @@ def over_members(function: Callable[..., Any], members: int) -> Callable[..., An
     if members == 1:
         return function
 
-    def of_all(state: Any, batch: Batch, *rest: Any) -> Any:
+    def of_all(state: Any, batch: Batch, *rest: Any, **keywords: Any) -> Any:
         own = 0 if batch.energy_weight.ndim == 2 else None
         axes = jax.tree.map(lambda _: None, batch).replace(
             energy_weight=own, force_weight=own, stress_weight=own
         )
-        return jax.vmap(function, in_axes=(0, axes, *(None for _ in rest)))(state, batch, *rest)
+        of_one = functools.partial(function, **keywords)
+        return jax.vmap(of_one, in_axes=(0, axes, *(None for _ in rest)))(state, batch, *rest)
 
     return of_all
 

@@ -95,6 +95,8 @@ class FitConfig:
         checkpoint_minutes: time between two checkpoints, also within an epoch (0: after every
             epoch). One is always written at the end, also of an interrupted run.
         tensorboard: whether to write curves for TensorBoard as well.
+        devices: how many evaluate a batch (of each process); ``null`` for as many as JAX finds and
+            have a frame to evaluate. The weights that come out differ by rounding alone.
         row_groups: groups of rows that a batch is padded in.
         block_slots: neighbour slots evaluated at once; ``null`` chooses for the hardware.
     """
@@ -128,6 +130,7 @@ class FitConfig:
     max_minutes: float | None = number(None, above=0)
     checkpoint_minutes: float = number(1.0, least=0)
     tensorboard: bool = boolean(False)
+    devices: int | None = whole(None, least=1)
     row_groups: int = whole(4, least=1)
     block_slots: int | None = whole(None, least=1)
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import itertools
 import json
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -20,6 +23,7 @@ from allegro_jax.settings import ConfigError
 from allegro_jax.train.checkpoint import Checkpoints
 from allegro_jax.train.config import TrainingConfig
 from allegro_jax.train.preparation import Preparation, prepare
+from allegro_jax.train.processes import Team
 from allegro_jax.train.progress import (
     Progress,
     append_metrics,
@@ -31,7 +35,10 @@ from allegro_jax.train.trainer import Run, Trainer
 from md.interruption import Interruption
 
 # Keys that may differ between a run and its continuation.
-FREE_KEYS = frozenset({"epochs", "max_minutes", "patience", "checkpoint_minutes", "tensorboard"})
+FREE_KEYS = frozenset(
+    {"epochs", "max_minutes", "patience", "checkpoint_minutes", "tensorboard", "devices"}
+)
+MODEL_FILE = "model.safetensors"
 
 
 def train(
@@ -66,20 +73,28 @@ def train(
 
 def _train(config: TrainingConfig, stop_after: int | None, say: Callable[[str], object]) -> Path:
     fit, started = config.training, time.monotonic()
+    team = Team.of_all()
+    say = team.voice(say)
     checkpoints, board = Checkpoints(config.output / "checkpoints"), Board(config)
-    preparation = prepare(config, say)
+    with team.leader_first():  # the others find what it has kept for later runs
+        preparation = prepare(config, say)
     trainer = Trainer(config, preparation)
     run = trainer.start()
     identity = _identity(config, preparation)
     if config.resume and checkpoints.exists("last"):
         run = _resume(run, checkpoints, identity)
         say(f"Continuing {config.output} after {_place(run, trainer.steps_per_epoch)}.")
-    config.output.mkdir(parents=True, exist_ok=True)
+    settings = config.to_dict()["training"]
+    team.require_same(
+        {**settings, **identity, "stop_after": stop_after, "checkpoint": run.record()}
+    )
     metrics = config.output / "metrics.csv"
-    write_metrics(metrics, run.history)
-    board.start(run.history)
-    if preparation.skipped:
-        write_problems(config.output / "skipped.csv", preparation.skipped)
+    if team.leads:
+        config.output.mkdir(parents=True, exist_ok=True)
+        write_metrics(metrics, run.history)
+        board.start(run.history)
+        if preparation.skipped:
+            write_problems(config.output / "skipped.csv", preparation.skipped)
     say(trainer.summary())
     first_epoch = run.epoch + 1
 
@@ -87,33 +102,48 @@ def _train(config: TrainingConfig, stop_after: int | None, say: Callable[[str], 
 
     def keep() -> None:
         nonlocal saved_at
-        if run.history:
-            checkpoints.save("best", {"params": run.best}, {"epoch": run.best_epoch})
-            save_model(config, preparation, run)
-        checkpoints.save("last", run.tree(), {**run.record(), "identity": identity})
+        if team.leads:
+            if run.history:
+                checkpoints.save("best", {"params": run.best}, {"epoch": run.best_epoch})
+                save_model(config, preparation, run)
+            checkpoints.save("last", run.tree(), {**run.record(), "identity": identity})
         saved_at = time.monotonic()
 
-    def is_due() -> bool:
-        return time.monotonic() - saved_at >= 60 * fit.checkpoint_minutes
-
-    progress = Progress(fit.epochs, run.epoch, trainer.steps_per_epoch, step=run.step)
+    stream = None if team.leads else io.StringIO()  # nobody reads the others' progress
+    progress = Progress(fit.epochs, run.epoch, trainer.steps_per_epoch, stream, step=run.step)
     reason = f"All {fit.epochs} epochs are done."
+    stopping = keeping = False
     with (
         contextlib.closing(progress),
         contextlib.closing(board),
         Interruption(None) as interruption,
     ):
 
-        def pause() -> bool:
+        def look() -> None:
+            nonlocal stopping, keeping
             interruption.look()
-            return interruption.stopping or (fit.checkpoint_minutes > 0 and is_due())
+            due = time.monotonic() - saved_at >= 60 * fit.checkpoint_minutes
+            stopping, keeping = team.any_of(interruption.stopping, due)
 
+        def pause() -> bool:
+            if next(pauses) % team.steps_between_questions:
+                return False
+            look()
+            return stopping or (keeping and fit.checkpoint_minutes > 0)
+
+        pauses = itertools.count(1)
         while run.epoch < fit.epochs:
             # `run` is a state between two steps at all times: it can be kept whenever this ends
-            run = trainer.epoch(run, progress.step, pause)
+            try:
+                run = trainer.epoch(run, progress.step, pause)
+            except Exception as error:
+                if team.has_lost_one(error):
+                    keep()
+                raise
             if not run.step:
-                append_metrics(metrics, run.history[-1])
-                board.add(run.history[-1])
+                if team.leads:
+                    append_metrics(metrics, run.history[-1])
+                    board.add(run.history[-1])
                 progress.epoch(run.history[-1], run.best_epoch)
                 if not np.isfinite(run.history[-1]["train_loss"]):
                     raise ValueError(
@@ -121,10 +151,10 @@ def _train(config: TrainingConfig, stop_after: int | None, say: Callable[[str], 
                         f"training.learning_rate (now {fit.learning_rate:g}), or look for bad "
                         "frames"
                     )
-                interruption.look()
-            if interruption.stopping or is_due():
+                look()
+            if stopping or keeping:
                 keep()
-            if interruption.stopping:
+            if stopping:
                 break
             if run.step:
                 continue
@@ -134,16 +164,19 @@ def _train(config: TrainingConfig, stop_after: int | None, say: Callable[[str], 
             if fit.patience and run.epoch - run.best_epoch >= fit.patience:
                 reason = f"Early stop: no better validation for {fit.patience} epochs."
                 break
-            if fit.max_minutes and time.monotonic() - started >= 60 * fit.max_minutes:
+            late = time.monotonic() - started >= 60 * (fit.max_minutes or math.inf)
+            if fit.max_minutes and team.any_of(late) == (True,):
                 reason = f"Stopped: {fit.max_minutes:g} minutes are over."
                 break
-    if interruption.signal is not None:
+    if stopping or interruption.signal is not None:
         say(
             f"Interrupted after {_place(run, trainer.steps_per_epoch)}, which is kept. The same "
             "command continues the run."
         )
-        signal.raise_signal(interruption.signal)
+        signal.raise_signal(interruption.signal or signal.SIGINT)
     keep()
+    if not team.leads:
+        return config.output / MODEL_FILE
     return finish(config, trainer, run, say, outcome=reason, first_epoch=first_epoch)
 
 
@@ -174,9 +207,7 @@ def save_model(config: TrainingConfig, preparation: Preparation, run: Run) -> Pa
         },
     }
     potential = potential_of(run.best, preparation.model, config.training.committee)
-    return model_file.save(
-        config.output / "model.safetensors", model_file.Model(potential, metadata)
-    )
+    return model_file.save(config.output / MODEL_FILE, model_file.Model(potential, metadata))
 
 
 def _identity(config: TrainingConfig, preparation: Preparation) -> dict[str, Any]:

@@ -22,6 +22,13 @@ from allegro_jax.train.schedule import StepSettings
 from md.local_potential import LocalPotential
 
 Params = Any
+# Adds up a tree of sums over the parts of a batch.
+Total = Callable[[Any], Any]
+
+
+def itself(tree: Any) -> Any:
+    """The total of a batch that is one part."""
+    return tree
 
 
 @struct.dataclass
@@ -116,7 +123,7 @@ def train_step(
     potential: LocalPotential,
     loss: Loss,
     fit: FitConfig,
-    total: Callable[[Any], Any] = lambda tree: tree,
+    total: Total = itself,
     frozen: frozenset[str] = frozenset(),
 ) -> tuple[TrainState, Float[Array, " sums"]]:
     """One step of gradient descent; also returns the sums for the errors of the batch.

@@ -17,7 +17,14 @@ import numpy as np
 
 from allegro_jax.data.batches import Batch, Waits, assemble, prefetch
 from allegro_jax.data.dataset import DataSet
-from allegro_jax.data.layout import Bucket, padding_waste, plan_buckets, shuffled_batches
+from allegro_jax.data.layout import (
+    Bucket,
+    Layout,
+    padding_waste,
+    plan_buckets,
+    shuffled_batches,
+)
+from allegro_jax.data.shards import plan_shards
 from allegro_jax.model import count_parameters
 from allegro_jax.potential import AllegroPotential
 from allegro_jax.settings import ConfigError, last_value
@@ -28,7 +35,15 @@ from allegro_jax.train.config import FitConfig, TrainingConfig
 from allegro_jax.train.frozen import frozen_names
 from allegro_jax.train.gradient import predict
 from allegro_jax.train.loss import Loss
-from allegro_jax.train.optimiser import TrainState, apply_gradient, initial_state, train_step
+from allegro_jax.train.optimiser import (
+    Total,
+    TrainState,
+    apply_gradient,
+    initial_state,
+    itself,
+    train_step,
+)
+from allegro_jax.train.parallel import Devices, choose_devices
 from allegro_jax.train.preparation import Preparation
 from allegro_jax.train.schedule import Schedule, StepSettings
 
@@ -107,13 +122,15 @@ class Trainer:
         self.loss = build_loss(fit, preparation)
         self.breakdown = Breakdown(preparation.model.species, preparation.valid.sources)
         self.members = fit.committee
-        self.train = _Part(preparation.train, preparation, config, fit.row_groups)
+        self.devices = devices = choose_devices(fit.devices, fit.batch_size)
+        self.train = _Part(preparation.train, preparation, config, devices, fit.row_groups)
         if fit.committee_bootstrap:
             self.train.weights = committee.bootstrap(
                 config.seed, self.members, len(preparation.train)
             )
         # validation is a small part of the work: not worth compiling many groups for
-        self.valid = _Part(preparation.valid, preparation, config, min(2, fit.row_groups))
+        groups = min(2, fit.row_groups)
+        self.valid = _Part(preparation.valid, preparation, config, devices, groups)
         self.dtype = jnp.dtype(fit.precision)
         self.params, self.frozen = preparation.params, frozenset[str]()
         if self.params is None:
@@ -153,7 +170,7 @@ class Trainer:
         """
         started = time.monotonic()
         # a copy, for the step gives the memory of its argument to its result
-        state = jax.tree.map(jnp.array, run.state)
+        state = self.devices.replicate(run.state)
         sums, step = run.sums, run.step
         pending: deque[Any] = deque()
         batches = self.train.batches(self.config.seed, run.epoch)
@@ -212,6 +229,7 @@ class Trainer:
 
     def validate(self, params: Any) -> dict[str, Any]:
         """Loss and errors on the validation frames; of a committee the means over its members."""
+        params = self.devices.replicate(params)
         batches = self.valid.batches(self.config.seed, 0, shuffle=False)
         with contextlib.closing(self.valid.assembled(batches)) as assembled:
             found = jax.device_get([self._errors(params, batch) for batch in assembled])
@@ -251,15 +269,16 @@ class Trainer:
         return self._program("apply", apply, (0,), state, gradient, settings), sums
 
     def _of_members(self, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-        return committee.over_members(functools.partial(function, **options), self.members)
+        """A function of (state, batch, ...) for all members and devices."""
+        of_one = functools.partial(function, **options)
+        return self.devices.spread(committee.over_members(of_one, self.members))
 
     def _errors(self, params: Any, batch: Batch) -> Any:
-        def evaluate(params: Any, batch: Batch) -> Any:
+        def evaluate(params: Any, batch: Batch, total: Total = itself) -> Any:
             prediction = predict(self.potential, params, batch)
-            return self.loss(prediction, batch)[1], self.breakdown(prediction, batch)
+            return total((self.loss(prediction, batch)[1], self.breakdown(prediction, batch)))
 
-        evaluate_all = committee.over_members(evaluate, self.members)
-        return self._program("errors", evaluate_all, (), params, batch)
+        return self._program("errors", self._of_members(evaluate), (), params, batch)
 
     def _program(
         self, name: str, function: Callable[..., Any], donated: tuple[int, ...], *arguments: Any
@@ -284,7 +303,8 @@ class Trainer:
             f"{len(train)} training and {len(valid)} validation frames of "
             f"{', '.join(self.preparation.model.species)}; {found.average_neighbours:.1f} "
             f"neighbours per atom, force RMS {self.preparation.force_scale:.3g} eV/Å; "
-            f"{weights}; {self.steps_per_epoch} steps per epoch, "
+            f"{weights}; {self.steps_per_epoch} steps per epoch"
+            f"{self.devices.description()}, "
             f"{100 * self.waste:.0f}% of the slots are padding."
         )
 
@@ -351,10 +371,17 @@ class _Part:
     """A data set with its layouts: training or validation."""
 
     def __init__(
-        self, data: DataSet, preparation: Preparation, config: TrainingConfig, row_groups: int
+        self,
+        data: DataSet,
+        preparation: Preparation,
+        config: TrainingConfig,
+        devices: Devices,
+        row_groups: int,
     ) -> None:
         fit = config.training
-        self.data, self.reference = data, preparation.reference(data)
+        self.data, self.reference, self.devices = data, preparation.reference(data), devices
+        # what members need at once adds up
+        block_slots = fit.block_slots or max(default_block_slots() // fit.committee, 1)
         self.weights: np.ndarray | None = None  # of every frame, for each member of a committee
         self.counts = data.counts
         self._asked: tuple[int, int, bool] | None = None
@@ -363,10 +390,13 @@ class _Part:
             self.counts,
             fit.batch_size,
             groups=row_groups,
-            # what members need at once adds up
-            block_slots=fit.block_slots or max(default_block_slots() // fit.committee, 1),
+            block_slots=block_slots,
             seed=config.seed,
         )
+        self.shards = [
+            plan_shards(bucket, devices.number, block_slots=block_slots, seed=config.seed)
+            for bucket in self.buckets
+        ]
 
     def batches(
         self, seed: int, epoch: int, *, shuffle: bool = True
@@ -378,19 +408,25 @@ class _Part:
         return self._batches
 
     def waste(self, batches: Sequence[tuple[int, np.ndarray]]) -> float:
-        return padding_waste(self.buckets, self.counts, batches)
+        return padding_waste(self.shards, self.counts, batches)
 
     def assembled(self, batches: Sequence[tuple[int, np.ndarray]]) -> Generator[Batch, None, None]:
-        """The batches as host arrays, prepared ahead by a thread."""
+        """The batches, prepared ahead by a thread; of each the shards that are this process's."""
 
-        def make(item: tuple[int, np.ndarray]) -> Batch:
+        def make(item: tuple[int, np.ndarray]) -> list[Batch]:
             place, frames = item
-            batch = assemble(self.data, frames, self.buckets[place].layout, self.reference).batch
+            layout, parts = self.shards[place].share(frames)
+            return [shard(parts[number], layout) for number in self.devices.own]
+
+        def shard(frames: np.ndarray, layout: Layout) -> Batch:
+            batch = assemble(self.data, frames, layout, self.reference).batch
             if self.weights is None:
                 return batch
             return committee.with_weights(batch, self.weights[:, frames])
 
-        return prefetch(make, batches)
+        with contextlib.closing(prefetch(make, batches)) as prepared:
+            for shards in prepared:
+                yield self.devices.place(shards)
 
 
 def default_block_slots() -> int:
