@@ -116,7 +116,7 @@ def _measure(model: Model, atoms: Atoms, dtype: str, seconds: float) -> Figures:
         microseconds_per_atom=1e6 * median / len(atoms),
         pairs_per_second=count / median,
         compile_s=max(first - median, 0.0),
-        peak_memory_MB=_peak_memory() / 2**20,
+        peak_memory_MB=peak_memory() / 2**20,
     )
 
 
@@ -136,8 +136,8 @@ def typical_structure(config: AllegroConfig, atoms: int = DEFAULT_ATOMS) -> Atom
     return Atoms(symbols, positions, cell=3 * [side * spacing], pbc=True)
 
 
-def _peak_memory() -> int:
-    """Bytes."""
+def peak_memory() -> int:
+    """Bytes, of the device; on a CPU of the whole process."""
     statistics = jax.devices()[0].memory_stats()
     if statistics and "peak_bytes_in_use" in statistics:
         return statistics["peak_bytes_in_use"]

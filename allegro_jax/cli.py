@@ -69,7 +69,14 @@ def _parser() -> argparse.ArgumentParser:
         title="commands", metavar="COMMAND", required=True, parser_class=_CommandParser
     )
     for add in (
-        *(_add_train, _add_report, _add_evaluate, data_commands.add_commands, _add_dynamics),
+        *(
+            _add_train,
+            _add_tune,
+            _add_report,
+            _add_evaluate,
+            data_commands.add_commands,
+            _add_dynamics,
+        ),
         *(_add_convert, _add_info, _add_benchmark),
     ):
         add(commands)
@@ -131,6 +138,61 @@ def _train(options: argparse.Namespace) -> None:
     several = options.distributed or launch != Launch()
     with joined(launch) if several else contextlib.nullcontext():
         train(config)
+
+
+# -- tune -----------------------------------------------------------------------------------------
+
+
+def _add_tune(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "tune",
+        help="time and memory that a training run will take",
+        description="Estimate time and memory of a training run for some batch sizes and blocks, "
+        "from a few steps of each, and recommend one. Writes nothing.",
+    )
+    parser.set_defaults(command=_tune)
+    parser.add_argument("config", metavar="CONFIG.yaml", help="what to train, on what, and how")
+    parser.add_argument("--batch-sizes", metavar="N,N,...", help="default: 1,2,5,10 and its own")
+    parser.add_argument(
+        "--block-slots",
+        metavar="N,N,...",
+        help="slots evaluated at once, tried with the best batch size; default: a quarter of the "
+        "configuration's and four times as many",
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=2.0, help="to measure each setting (default: 2)"
+    )
+    parser.add_argument("--json", metavar="OUT.json", help="write the figures")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="replaces a value of the file, for example model.l_max=3",
+    )
+
+
+def _tune(options: argparse.Namespace) -> None:
+    from allegro_jax.train import load_config
+    from allegro_jax.train.tuning import tune
+
+    tuning = tune(
+        load_config(options.config, options.overrides),
+        batch_sizes=_numbers("--batch-sizes", options.batch_sizes),
+        block_slots=_numbers("--block-slots", options.block_slots),
+        seconds=options.seconds,
+        say=lambda line: print(line, file=sys.stderr),
+    )
+    print(tuning)
+    _write_json(options.json, dataclasses.asdict(tuning))
+
+
+def _numbers(option: str, text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError(f"{option}: expected whole numbers, for example 1,5,10; got {text!r}")
+    return [int(part) for part in parts]
 
 
 # -- report ---------------------------------------------------------------------------------------

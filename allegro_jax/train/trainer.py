@@ -308,6 +308,17 @@ class Trainer:
             f"{100 * self.waste:.0f}% of the slots are padding."
         )
 
+    def memory(self) -> int:
+        """Bytes that the largest of the compiled programs needs, its arguments included."""
+
+        def needed(program: Any) -> int:
+            found = program.memory_analysis()
+            parts = ("argument", "output", "temp", "generated_code")
+            sizes = [getattr(found, f"{part}_size_in_bytes") for part in parts]
+            return sum(sizes) - found.alias_size_in_bytes
+
+        return max((needed(program) for program in self.programs.values()), default=0)
+
     def workload(self) -> dict[str, Any]:
         """Size of an epoch, padding and compilations so far, for the report."""
         train = self.preparation.train

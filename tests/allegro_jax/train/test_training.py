@@ -28,6 +28,8 @@ from allegro_jax.train.preparation import prepare
 from allegro_jax.train.progress import Progress
 from allegro_jax.train.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("compiled_programs")
+
 TINY = {
     "cutoff": 3.4,
     "l_max": 1,
@@ -47,18 +49,6 @@ def alloy(number: int) -> Atoms:
     atoms.calc = EMT()
     atoms.get_forces(), atoms.get_stress()
     return atoms
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_programs(tmp_path_factory):
-    """Runs of the same shapes share compiled programs, as they do on the command line."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    jax.config.update(names[0], str(tmp_path_factory.mktemp("cache")))
-    jax.config.update(names[1], 0.0)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="module")
