@@ -62,7 +62,7 @@ class FitConfig:
 
     Attributes:
         epochs: passes over the training frames.
-        batch_size: frames per batch.
+        batch_size: frames per batch; ``null`` for as many as hold about 32 atoms.
         accumulate: batches per step; labels count alike in whichever of them they are. A last step
             of an epoch may have fewer.
         optimiser: ``adam``, ``adamw``, ``amsgrad``, ``muon`` or ``schedule_free`` (adamw that
@@ -102,9 +102,9 @@ class FitConfig:
     """
 
     epochs: int = whole(200, least=1)
-    batch_size: int = whole(5, least=1)
+    batch_size: int | None = whole(None, least=1)
     accumulate: int = whole(1, least=1)
-    optimiser: str = choice("adam", OPTIMISERS)
+    optimiser: str = choice("muon", OPTIMISERS)
     learning_rate: float = number(2e-2, above=0)
     weight_decay: float = number(0.0, least=0)
     clip: float | None = number(10.0, above=0, null=True)
@@ -114,12 +114,12 @@ class FitConfig:
     decay_share: float = number(1.0, above=0, most=1)
     plateau_factor: float = number(0.5, above=0, below=1)
     plateau_patience: int = whole(25, least=1)
-    ema: float = number(0.99, least=0, below=1)
+    ema: float = number(0.999, least=0, below=1)
     loss: str = choice("mse", LOSSES)
     huber_delta: float = number(0.1, above=0)
     loss_units: str = choice("scaled", UNITS)
     energy_loss: str = choice("per_atom", ENERGY_LOSSES)
-    energy_weight: float | Mapping[float, float] = ramp(10.0, least=0)
+    energy_weight: float | Mapping[float, float] = ramp(1.0, least=0)
     forces_weight: float | Mapping[float, float] = ramp(1.0, least=0)
     stress_weight: float | Mapping[float, float] = ramp(1.0, least=0)
     species_force_weights: Mapping[str, float] | None = numbers(None, least=0)

@@ -30,6 +30,10 @@ from allegro_jax.settings import ConfigError
 from allegro_jax.train import fine_tuning
 from allegro_jax.train.config import TrainingConfig
 
+# In a batch, where its size is not given. Smaller batches learn more per epoch (docs/training.md),
+# and fewer atoms than this do not occupy a processor.
+BATCH_ATOMS = 32
+
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
@@ -39,6 +43,7 @@ class Preparation:
         model: the complete model configuration.
         train, valid: data sets.
         statistics: of the training frames.
+        batch_size: frames per batch.
         force_scale: σ of the loss, eV/Å.
         skipped: why frames were left out, where the user asked for that.
         provenance: where the data came from: files with checksums, numbers of frames.
@@ -49,6 +54,7 @@ class Preparation:
     train: DataSet
     valid: DataSet
     statistics: Statistics
+    batch_size: int
     force_scale: float
     skipped: list[Problem]
     provenance: dict[str, Any]
@@ -115,6 +121,7 @@ def prepare(config: TrainingConfig, say: Callable[[str], object] = print) -> Pre
         train=train,
         valid=valid,
         statistics=found,
+        batch_size=config.training.batch_size or _frames_of(BATCH_ATOMS, train),
         force_scale=scale,
         skipped=loaded.skipped,
         provenance={
@@ -124,6 +131,11 @@ def prepare(config: TrainingConfig, say: Callable[[str], object] = print) -> Pre
         },
         params=params,
     )
+
+
+def _frames_of(atoms: int, data: DataSet) -> int:
+    """How many frames hold about so many atoms, at least one."""
+    return max(1, round(atoms * len(data) / max(int(data.atom_counts.sum()), 1)))
 
 
 def _recipe(config: TrainingConfig) -> Recipe:

@@ -122,7 +122,7 @@ class Trainer:
         self.loss = build_loss(fit, preparation)
         self.breakdown = Breakdown(preparation.model.species, preparation.valid.sources)
         self.members = fit.committee
-        self.devices = devices = choose_devices(fit.devices, fit.batch_size)
+        self.devices = devices = choose_devices(fit.devices, preparation.batch_size)
         self.train = _Part(preparation.train, preparation, config, devices, fit.row_groups)
         if fit.committee_bootstrap:
             self.train.weights = committee.bootstrap(
@@ -303,7 +303,8 @@ class Trainer:
             f"{len(train)} training and {len(valid)} validation frames of "
             f"{', '.join(self.preparation.model.species)}; {found.average_neighbours:.1f} "
             f"neighbours per atom, force RMS {self.preparation.force_scale:.3g} eV/Å; "
-            f"{weights}; {self.steps_per_epoch} steps per epoch"
+            f"{weights}; {self.steps_per_epoch} steps per epoch (batches of "
+            f"{self.preparation.batch_size})"
             f"{self.devices.description()}, "
             f"{100 * self.waste:.0f}% of the slots are padding."
         )
@@ -399,7 +400,7 @@ class _Part:
         self._batches: list[tuple[int, np.ndarray]] = []
         self.buckets: list[Bucket] = plan_buckets(
             self.counts,
-            fit.batch_size,
+            preparation.batch_size,
             groups=row_groups,
             block_slots=block_slots,
             seed=config.seed,

@@ -144,7 +144,7 @@ def test_schedule_free_by_hand():
 @pytest.mark.parametrize("clip", [None, 0.5])
 def test_a_step_by_hand(clip):
     """Adam with a clipped gradient, and the moving average that starts fast."""
-    fit = FitConfig(clip=clip, ema=0.15)
+    fit = FitConfig(optimiser="adam", clip=clip, ema=0.15)
     params, gradient = weights(0), weights(1)
     state, take_step = initial_state(params, fit), jitted_step(fit)
     norm = np.sqrt(sum(np.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))

@@ -75,10 +75,6 @@ def test_overrides(write, tmp_path):
         ("training.learning_rate=fast", r"training\.learning_rate: expected a number, got 'fast'"),
         ("training.ema=1", r"training\.ema: expected a number .*below 1"),
         ("training.optimiser=adma", r"'adma' is not one of adam, .*; did you mean adam"),
-        (
-            "training.weight_decay=0.1",
-            r"weight_decay: has no effect with optimiser adam;",
-        ),
         ("training.plateau_patience=3", r"has no effect with schedule cosine; it serves plateau"),
         ("training.huber_delta=0.5", r"huber_delta: has no effect with loss mse; it serves huber"),
         ("training.loss=rmse", r"training\.loss: 'rmse' is not one of mse, mae, huber"),
