@@ -84,7 +84,7 @@ def _train(config: TrainingConfig, stop_after: int | None, say: Callable[[str], 
     if config.resume and checkpoints.exists("last"):
         run = _resume(run, checkpoints, identity)
         say(f"Continuing {config.output} after {_place(run, trainer.steps_per_epoch)}.")
-    settings = config.to_dict()["training"]
+    settings = {f"training.{key}": value for key, value in config.to_dict()["training"].items()}
     team.require_same(
         {**settings, **identity, "stop_after": stop_after, "checkpoint": run.record()}
     )
