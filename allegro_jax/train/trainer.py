@@ -8,23 +8,14 @@ import functools
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from allegro_jax.data.batches import Batch, Waits, assemble, prefetch
-from allegro_jax.data.dataset import DataSet
-from allegro_jax.data.layout import (
-    Bucket,
-    Layout,
-    padding_waste,
-    plan_buckets,
-    shuffled_batches,
-)
-from allegro_jax.data.shards import plan_shards
+from allegro_jax.data.batches import Batch, Waits
 from allegro_jax.model import count_parameters
 from allegro_jax.potential import AllegroPotential
 from allegro_jax.settings import ConfigError, last_value
@@ -43,7 +34,8 @@ from allegro_jax.train.optimiser import (
     itself,
     train_step,
 )
-from allegro_jax.train.parallel import Devices, choose_devices
+from allegro_jax.train.parallel import choose_devices
+from allegro_jax.train.parts import Part
 from allegro_jax.train.preparation import Preparation
 from allegro_jax.train.schedule import Schedule, StepSettings
 
@@ -123,14 +115,14 @@ class Trainer:
         self.breakdown = Breakdown(preparation.model.species, preparation.valid.sources)
         self.members = fit.committee
         self.devices = devices = choose_devices(fit.devices, preparation.batch_size)
-        self.train = _Part(preparation.train, preparation, config, devices, fit.row_groups)
+        self.train = Part(preparation.train, preparation, config, devices, fit.row_groups)
         if fit.committee_bootstrap:
             self.train.weights = committee.bootstrap(
                 config.seed, self.members, len(preparation.train)
             )
         # validation is a small part of the work: not worth compiling many groups for
         groups = min(2, fit.row_groups)
-        self.valid = _Part(preparation.valid, preparation, config, devices, groups)
+        self.valid = Part(preparation.valid, preparation, config, devices, groups)
         self.dtype = jnp.dtype(fit.precision)
         self.params, self.frozen = preparation.params, frozenset[str]()
         if self.params is None:
@@ -377,70 +369,3 @@ def _added(sums: np.ndarray | None, found: Sequence[Any]) -> np.ndarray:
         sums = more if sums is None else sums + more
     assert sums is not None
     return sums
-
-
-class _Part:
-    """A data set with its layouts: training or validation."""
-
-    def __init__(
-        self,
-        data: DataSet,
-        preparation: Preparation,
-        config: TrainingConfig,
-        devices: Devices,
-        row_groups: int,
-    ) -> None:
-        fit = config.training
-        self.data, self.reference, self.devices = data, preparation.reference(data), devices
-        # what members need at once adds up
-        block_slots = fit.block_slots or max(default_block_slots() // fit.committee, 1)
-        self.weights: np.ndarray | None = None  # of every frame, for each member of a committee
-        self.counts = data.counts
-        self._asked: tuple[int, int, bool] | None = None
-        self._batches: list[tuple[int, np.ndarray]] = []
-        self.buckets: list[Bucket] = plan_buckets(
-            self.counts,
-            preparation.batch_size,
-            groups=row_groups,
-            block_slots=block_slots,
-            seed=config.seed,
-        )
-        self.shards = [
-            plan_shards(bucket, devices.number, block_slots=block_slots, seed=config.seed)
-            for bucket in self.buckets
-        ]
-
-    def batches(
-        self, seed: int, epoch: int, *, shuffle: bool = True
-    ) -> list[tuple[int, np.ndarray]]:
-        """(bucket, frame numbers) of every batch of an epoch; the last answer is remembered."""
-        if self._asked != (seed, epoch, shuffle):
-            self._asked = (seed, epoch, shuffle)
-            self._batches = shuffled_batches(self.buckets, seed, epoch, shuffle=shuffle)
-        return self._batches
-
-    def waste(self, batches: Sequence[tuple[int, np.ndarray]]) -> float:
-        return padding_waste(self.shards, self.counts, batches)
-
-    def assembled(self, batches: Sequence[tuple[int, np.ndarray]]) -> Generator[Batch, None, None]:
-        """The batches, prepared ahead by a thread; of each the shards that are this process's."""
-
-        def make(item: tuple[int, np.ndarray]) -> list[Batch]:
-            place, frames = item
-            layout, parts = self.shards[place].share(frames)
-            return [shard(parts[number], layout) for number in self.devices.own]
-
-        def shard(frames: np.ndarray, layout: Layout) -> Batch:
-            batch = assemble(self.data, frames, layout, self.reference).batch
-            if self.weights is None:
-                return batch
-            return committee.with_weights(batch, self.weights[:, frames])
-
-        with contextlib.closing(prefetch(make, batches)) as prepared:
-            for shards in prepared:
-                yield self.devices.place(shards)
-
-
-def default_block_slots() -> int:
-    """Neighbour slots evaluated at once: what stays in a processor's cache, or fills a GPU."""
-    return 256 if jax.default_backend() == "cpu" else 1 << 17

@@ -15,9 +15,10 @@ import numpy as np
 from allegro_jax.benchmark import peak_memory
 from allegro_jax.data.dataset import DataSet
 from allegro_jax.train.config import TrainingConfig
+from allegro_jax.train.parts import default_block_slots
 from allegro_jax.train.preparation import Preparation, prepare
 from allegro_jax.train.report.run_sections import duration
-from allegro_jax.train.trainer import Run, Trainer, default_block_slots
+from allegro_jax.train.trainer import Run, Trainer
 
 BATCH_SIZES = (1, 2, 5, 10)
 ROW_GROUPS = (1, 2, 4, 8)

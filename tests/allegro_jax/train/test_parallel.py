@@ -186,6 +186,7 @@ def test_the_choice_of_devices(monkeypatch):
     """Against two processes that have three devices each."""
     alone = choose_devices(None, 5)
     assert alone.mesh is None and alone.number == 1 and list(alone.own) == [0]
+    assert alone.spread(len) is len  # programs are those that there were without all this
     with pytest.raises(ConfigError, match=r"training\.devices: 2, but JAX finds 1 \(cpu\)"):
         choose_devices(2, 5)
 
