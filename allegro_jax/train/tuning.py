@@ -151,7 +151,8 @@ def _tune(
         preparation, params=trainer.params, valid=preparation.valid.select(chosen)
     )
     sizes = sorted({*batch_sizes} if batch_sizes else {*BATCH_SIZES, fit.batch_size})
-    sizes = [size for size in sizes if size <= len(preparation.train)] or [len(preparation.train)]
+    least, most = (fit.devices or 1) * jax.process_count(), len(preparation.train)
+    sizes = [size for size in sizes if least <= size <= most] or [max(least, most)]
     slots = fit.block_slots or max(default_block_slots() // fit.committee, 1)
 
     def measured(batch_size: int, block: int) -> Estimate:
@@ -213,7 +214,7 @@ def measure(
         "padding": trainer.waste,
     }
     try:
-        run, *_ = _steps(trainer, trainer.start(), _steps_to_compile(trainer), 0.0)
+        run, *_ = _steps(trainer, trainer.start(), _steps_to_compile(trainer))
         trainer.validate(run.state.average)
         compiled, used = trainer.compile_seconds, trainer.memory()
         if memory is not None and used > memory:
@@ -223,7 +224,7 @@ def measure(
         validation = time.perf_counter() - started
         steps, took, step = 0, 0.0, math.inf
         while steps < 3 or took < seconds:
-            run, done, elapsed = _steps(trainer, run, max(2 * steps, 1), validation)
+            run, done, elapsed = _steps(trainer, run, max(2 * steps, 1))
             # the fastest: what starts and ends a piece is small in a whole epoch
             steps, took, step = steps + done, took + elapsed, min(step, elapsed / done)
     except jax.errors.JaxRuntimeError as error:
@@ -270,10 +271,11 @@ def _epoch(estimate: Estimate) -> float:
     return math.inf if estimate.epoch_seconds is None else estimate.epoch_seconds
 
 
-def _steps(trainer: Trainer, run: Run, number: int, validation: float) -> tuple[Run, int, float]:
-    """At most ``number`` steps, to the end of the epoch: how many, and their seconds.
+def _steps(trainer: Trainer, run: Run, number: int) -> tuple[Run, int, float]:
+    """At most ``number`` steps: how many, and their seconds without compilation.
 
-    Compilation is not counted, nor is ``validation``, the seconds that the end of an epoch takes.
+    They end before the last step of the epoch, which would validate, and go on at its start. (Where
+    the only step is the last, the time of the validation is that of the step, too.)
     """
     done = 0
 
@@ -281,14 +283,18 @@ def _steps(trainer: Trainer, run: Run, number: int, validation: float) -> tuple[
         nonlocal done
         done += 1
 
-    compiled, epoch, started = trainer.compile_seconds, run.epoch, time.perf_counter()
-    run = trainer.epoch(run, stepped, lambda: done >= number)
+    before_last = trainer.steps_per_epoch - 1
+    if run.step >= before_last:
+        run = dataclasses.replace(run, step=0, sums=None)
+    compiled, started = trainer.compile_seconds, time.perf_counter()
+    last = min(number, before_last - run.step)
+    run = trainer.epoch(run, stepped, lambda: done >= last)
     elapsed = time.perf_counter() - started - (trainer.compile_seconds - compiled)
-    return run, done, max(elapsed - (run.epoch - epoch) * validation, 1e-6)
+    return run, done, elapsed
 
 
 def _steps_to_compile(trainer: Trainer) -> int:
-    """How many steps of the first epoch it takes to meet every layout."""
+    """How many steps of the first epoch it takes to meet every layout (but for the last step's)."""
     several = trainer.config.training.accumulate
     layouts = [place for place, _ in trainer.train.batches(trainer.config.seed, 0)]
     last = max(layouts.index(place) for place in set(layouts))
