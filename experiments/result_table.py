@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from experiment import Column, Experiment
+from matplotlib.ticker import LogLocator, NullFormatter
 
 BEGIN, END = "<!-- results: made by reproduce.py -->", "<!-- end of results -->"
 Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -76,8 +77,10 @@ def draw(experiment: Experiment, results: Results) -> None:
             xscale="log",
             yscale="log",
         )
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter("{x:g}")
+        for one in (axis.xaxis, axis.yaxis):
+            one.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+            one.set_major_formatter("{x:g}")
+            one.set_minor_formatter(NullFormatter())
         axis.grid(True, which="both", color="0.92")
         axis.legend(frameon=False, fontsize="small")
         figure.savefig(experiment.folder / "figure.png", dpi=130)
@@ -101,6 +104,6 @@ def _cell(values: Sequence[float | None]) -> str:
 def _training(seeds: Sequence[Mapping[str, Any]]) -> str:
     epochs = "/".join(str(found["epochs"]) for found in seeds)
     minutes = np.mean([found["minutes"] for found in seeds])
-    slopes = [found["slope_percent"] for found in seeds if found["slope_percent"] is not None]
-    slope = f", {np.mean(slopes):+.1f}% in the last tenth" if slopes else ""
-    return f"{epochs} epochs, {minutes:.0f} min{slope.replace('-', '−')}"
+    falls = [found["slope_percent"] for found in seeds if found["slope_percent"] is not None]
+    change = f", {-np.mean(falls):+.1f}% in the last tenth".replace("-", "−") if falls else ""
+    return f"{epochs} epochs, {minutes:.0f} min{change}"

@@ -63,7 +63,7 @@ def test_table_shows_published_figures_then_ours(harness):
         ),
         published={"B": (1.0, None)},
     )
-    one = {"epochs": 5, "minutes": 2.0, "slope_percent": -1.0, "valid": {"energy_mae": 0.5}}
+    one = {"epochs": 5, "minutes": 2.0, "slope_percent": 1.0, "valid": {"energy_mae": 0.5}}
     found = {
         "ours": {
             "0": {**one, "tests": {"hot": {"forces_rmse": 0.010}}},
