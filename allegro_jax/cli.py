@@ -24,15 +24,21 @@ DEBUG_VARIABLE = "ALLEGRO_JAX_DEBUG"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 0, or 2 with one line on stderr after a user's error."""
+    """Run one command.
+
+    Returns:
+        The exit code: 0, or what the command returns; 2, with one line on stderr, after a user's
+        error.
+    """
     options = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], None] = options.command
+    command: Callable[[argparse.Namespace], int | None] = options.command
+    code = 0
     try:
         compilation_cache.enable()
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = _show_warning
-            command(options)
+            code = command(options) or 0
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -44,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("allegro-jax: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return code
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from md.state import State
     from md.sum_potential import Sum
     from md.trajectory import TrajectorySettings
+    from md.uncertainty import Uncertainty
 
 __all__ = [
     "ZBL",
@@ -49,6 +50,7 @@ __all__ = [
     "State",
     "Sum",
     "TrajectorySettings",
+    "Uncertainty",
     "UserObservable",
     "VelocityAutocorrelation",
     "diffusion_coefficient",
@@ -77,6 +79,7 @@ _HOMES = {
     "State": "md.state",
     "Sum": "md.sum_potential",
     "TrajectorySettings": "md.trajectory",
+    "Uncertainty": "md.uncertainty",
     "UserObservable": "md.observable",
     "VelocityAutocorrelation": "md.correlations",
     "diffusion_coefficient": "md.correlations",

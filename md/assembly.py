@@ -11,15 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
 
-from md import neighbours, observables, pair_search, replicas, structures, summation
+from md import neighbours, observables, pair_search, replicas, structures, summation, uncertainty
 from md.bias import Bias
-from md.chunk import Carry, Program, System
 from md.ensembles import Course
 from md.neighbours import NeighbourFunctions, NeighbourList
 from md.observable import Observable
+from md.program import Carry, Program, System
 from md.species import species_indices
 from md.stages import Leg
 from md.state import State, maxwell_boltzmann_momenta, without_rotation
+from md.uncertainty import UncertainFrame, Uncertainty
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +36,9 @@ class Assembly:
         replicas: how many run side by side; None for a run of one system.
         ladder_K: [R] temperatures of the replicas; None: those of the stages.
         exchange_every: steps between exchanges of replicas; 0 is never.
-        block_size, deterministic: see :class:`md.chunk.Program`.
+        block_size, deterministic: see :class:`md.program.Program`.
         trajectory: whether frames are kept.
+        uncertainty, uncertain_frames: see :class:`md.program.Program`.
         seed: of velocities and noise.
         precision: float32 or float64.
     """
@@ -52,6 +54,8 @@ class Assembly:
     block_size: int | None
     deterministic: bool
     trajectory: bool
+    uncertainty: Uncertainty | None
+    uncertain_frames: int
     seed: int
     precision: str
 
@@ -75,6 +79,8 @@ class Assembly:
             observables=self.observables if stage.observe else (),
             replicated=self.replicas is not None,
             exchange_every=self.exchange_every if stage.thermostatted else 0,
+            uncertainty=self.uncertainty,
+            uncertain_frames=self.uncertain_frames,
         )
 
     def system_of(self, leg: Leg) -> System:
@@ -108,6 +114,7 @@ class Assembly:
             "numbers": self.templates[0].numbers.tolist(),
             "pbc": self.templates[0].pbc.tolist(),
             "replicas": self.replicas,
+            "uncertainty": self.uncertainty is not None,
         }
 
     # -- states -----------------------------------------------------------------------------------
@@ -133,11 +140,13 @@ class Assembly:
             observable.init(first, listed, self.system.potential.species)
             for observable in self.observables
         )
+        watch = None if self.uncertainty is None else uncertainty.no_watch(self.precision)
         if self.replicas is None:
-            return Carry(first, listed, accumulators, None)
+            return Carry(first, listed, accumulators, None, watch)
         exchanges = replicas.no_exchanges(self.replicas) if self.exchange_every else None
-        copies = [(listed, accumulators)] * self.replicas
-        return Carry(replicas.stack(states), *replicas.stack(copies), exchanges)
+        copies = [(listed, accumulators, watch)] * self.replicas
+        listed, accumulators, watch = replicas.stack(copies)
+        return Carry(replicas.stack(states), listed, accumulators, exchanges, watch)
 
     def enter(self, leg: Leg, before: Leg, carry: Carry) -> Carry:
         """Make a state ready for a stage: its groups, velocities and the integrator's variables.
@@ -238,6 +247,16 @@ class Assembly:
             time_fs=leg.time_fs(int(frame.sample.step)),
             reference_energy=self.reference_energy,
         )
+
+    def uncertain_atoms(self, found: UncertainFrame, leg: Leg, replica: int) -> Atoms:
+        """The same for a frame of an uncertain state, with the spread of its committee."""
+        atoms = self.atoms_from(found.frame, leg, replica)
+        atom = int(found.atom)
+        atoms.info["energy_std"] = float(found.spread.energy)
+        atoms.info["max_forces_std"] = float(found.spread.forces[atom])
+        atoms.info["max_forces_std_atom"] = atom
+        atoms.set_array("forces_std", np.asarray(found.spread.forces, float))
+        return atoms
 
     def final_atoms(self, leg: Leg, carry: Carry) -> list[Atoms]:
         """The structures as they are now."""

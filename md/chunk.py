@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from md import bias, cells, ensembles, names, observables, pair_search, replicas, summation
-from md.alarms import Alarm, Closest, Limits, check, closest_pair, first_alarm, no_alarm
+from md import bias, cells, observables, pair_search, replicas, summation, uncertainty
+from md.alarms import check, closest_pair, first_alarm, no_alarm
 from md.ensembles import Course, Parameters
 from md.evaluation import evaluate
-from md.integrators import Integrator
 from md.neighbours import NeighbourList, needs_update, update
-from md.observable import Observable
 from md.observables import Sample
-from md.replicas import Exchanges
+from md.program import Carry, Program, Report, System
 from md.state import (
     State,
     kinetic_energy,
@@ -32,102 +28,7 @@ from md.state import (
     wrapped,
 )
 from md.structures import Frame, frame_of
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """What a compiled chunk depends on besides the shapes of its arguments.
-
-    Attributes:
-        ensemble, cell: names, see :mod:`md.ensembles`.
-        trajectory: whether frames are kept.
-        block_size: atoms evaluated at once; None lets :mod:`md.evaluation` choose.
-        deterministic: whether forces are summed in fixed point (:mod:`md.evaluation`).
-        driven, deformed: whether atoms are driven, or the cell is deformed.
-        drift_every, rotation_every: steps between removals; 0 is never.
-        observables: what is accumulated.
-        replicated: whether everything has a leading axis of replicas.
-        exchange_every: steps between exchanges of replicas; 0 is never.
-    """
-
-    ensemble: str
-    cell: str
-    trajectory: bool
-    block_size: int | None = None
-    deterministic: bool = False
-    driven: bool = False
-    deformed: bool = False
-    drift_every: int = 0
-    rotation_every: int = 0
-    observables: tuple[Observable, ...] = ()
-    replicated: bool = False
-    exchange_every: int = 0
-
-    def integrator(self, parameters: Parameters) -> Integrator:
-        return ensembles.integrator(self.ensemble, self.cell, parameters)
-
-    def parameters(self, course: Course, state: State) -> Parameters:
-        """Those of a state's step; of each replica."""
-        parameters = course.at(jnp.ravel(state.step)[0])
-        return replicas.on_ladder(parameters, state.rung) if self.replicated else parameters
-
-    @property
-    def needs_virial(self) -> bool:
-        """Whether something looks at the virial of every step, not just that of samples."""
-        return self.deformed or self.ensemble in names.WITH_BAROSTAT or len(self.observables) > 0
-
-    def per_replica(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        return jax.vmap(function) if self.replicated else function
-
-
-@struct.dataclass
-class System:
-    """What acts on the atoms and stays the same: the traced constants of a run.
-
-    Attributes:
-        potential: a :class:`md.local_potential.LocalPotential`.
-        bias: a :class:`md.bias.Bias`, or None.
-        force: [N, 3] eV/Å, added to the forces; or None.
-        limits: beyond which a run counts as exploded.
-        shortest_distances: [T, T] Å; pairs below it are reported. Or None.
-    """
-
-    potential: Any
-    bias: Any
-    force: Float[Array, "atoms 3"] | None
-    limits: Limits
-    shortest_distances: Float[Array, "T T"] | None
-
-
-class Carry(NamedTuple):
-    """What a chunk starts from and ends with.
-
-    Attributes:
-        state, neighbours: with a leading axis if there are replicas.
-        accumulators: of each observable.
-        exchanges: statistics of replica exchange; None without it.
-    """
-
-    state: State
-    neighbours: NeighbourList
-    accumulators: tuple[Any, ...]
-    exchanges: Exchanges | None
-
-
-class Report(NamedTuple):
-    """What a chunk hands to the host besides the new carry.
-
-    Attributes:
-        alarm: what went wrong; faults of lists are told by the lists themselves.
-        samples: observables after each segment, leading axes [frames, segments].
-        frames: after each row of segments, leading axis [frames]; None without a trajectory.
-        closest: closest pair at each sample; None without a table of shortest distances.
-    """
-
-    alarm: Alarm
-    samples: Sample
-    frames: Frame | None
-    closest: Closest | None
+from md.uncertainty import Watch
 
 
 def rebuilt_if_due(
@@ -142,14 +43,7 @@ def rebuilt_if_due(
 
     due = program.per_replica(needs_update)(neighbours, state.positions, state.cell)
 
-    # A loop of one turn or none rather than a cond, which would copy the list at every step.
-    def turn(carry: tuple[Array, State, NeighbourList]) -> tuple[Array, State, NeighbourList]:
-        _, *old = carry
-        return jnp.asarray(False), *rebuild(*old)
-
-    carry = jnp.any(due), state, neighbours
-    _, state, neighbours = jax.lax.while_loop(lambda carry: carry[0], turn, carry)
-    return state, neighbours
+    return _once(jnp.any(due), lambda old: rebuild(*old), (state, neighbours))
 
 
 def with_forces(
@@ -216,7 +110,7 @@ def advance(
         sampled: whether the new state is looked at. The virial of others is NaN, unless the
             dynamics needs it.
     """
-    state, neighbours, accumulators, exchanges = carry
+    state, neighbours, accumulators, exchanges, watch = carry
     parameters = program.parameters(course, state)
     before = state
 
@@ -266,7 +160,47 @@ def advance(
         )
         for observable, accumulator in zip(program.observables, accumulators, strict=True)
     )
-    return Carry(state, neighbours, accumulators, exchanges)
+    if program.uncertainty is not None:
+        due = step % program.uncertainty.every == 0
+        watch = _once(
+            due, lambda old: _looked(program, system, course, old, state, neighbours), watch
+        )
+    return Carry(state, neighbours, accumulators, exchanges, watch)
+
+
+def _looked(
+    program: Program,
+    system: System,
+    course: Course,
+    watch: Watch,
+    state: State,
+    neighbours: NeighbourList,
+) -> Watch:
+    """A committee's spread at a state of each replica."""
+
+    @program.per_replica
+    def look(parameters: Parameters, watch: Watch, state: State, listed: NeighbourList) -> Watch:
+        return uncertainty.look(
+            program.uncertainty,
+            system.potential,
+            partial(_frame, program, parameters),
+            watch,
+            state,
+            listed,
+            block_size=program.block_size,
+            deterministic=program.deterministic,
+        )
+
+    return look(program.parameters(course, state), watch, state, neighbours)
+
+
+def _frame(program: Program, parameters: Parameters, state: State) -> Frame:
+    return frame_of(state, _sample(program, parameters, state))
+
+
+def _sample(program: Program, parameters: Parameters, state: State) -> Sample:
+    exchanged = program.integrator(parameters).energy_exchanged
+    return observables.sample(state, parameters, exchanged)
 
 
 def with_work(
@@ -319,6 +253,18 @@ def _every(stride: int, step: Array, function: Callable[[Any], Any], value: Any)
     return jax.lax.cond(step % stride == 0, function, lambda same: same, value)
 
 
+def _once(due: Array, function: Callable[[Any], Any], value: Any) -> Any:
+    """function(value) if it is due, else the value as it is.
+
+    A loop of one turn or none rather than a cond, which would copy large values at every step.
+    """
+
+    def turn(carry: tuple[Array, Any]) -> tuple[Array, Any]:
+        return jnp.asarray(False), function(carry[1])
+
+    return jax.lax.while_loop(lambda carry: carry[0], turn, (due, value))[1]
+
+
 def run_chunk(
     program: Program,
     system: System,
@@ -355,6 +301,8 @@ def _run_chunk(
 ) -> tuple[Carry, Report]:
     listed = carry.neighbours.replace(indices=indices, shifts=shifts)
     carry = carry._replace(neighbours=listed)
+    if carry.watch is not None:
+        carry = carry._replace(watch=_opened(program, course, carry))
 
     def step(count, inner):
         done, carry, _ = inner
@@ -366,34 +314,54 @@ def _run_chunk(
     def segment(outer, count):
         def unfinished(inner):
             done, carry, alarm = inner
-            return (done < count) & (alarm.faults == 0) & ~_any_fault(carry)
+            good = (alarm.faults == 0) & ~_any_fault(carry)
+            return (done < count) & good & ~_stopped(program, carry)
 
         _, carry, alarm = jax.lax.while_loop(
             unfinished, partial(step, count), (jnp.int32(0), *outer)
         )
 
-        @program.per_replica
-        def look(parameters: Parameters, state: State) -> Sample:
-            exchanged = program.integrator(parameters).energy_exchanged
-            return observables.sample(state, parameters, exchanged)
-
-        sample = look(program.parameters(course, carry.state), carry.state)
+        parameters = program.parameters(course, carry.state)
+        sample = program.per_replica(partial(_sample, program))(parameters, carry.state)
         closest = None
         if system.shortest_distances is not None:
             closest = program.per_replica(partial(closest_pair, system.shortest_distances))(
                 carry.state, carry.neighbours
             )
-        return (carry, alarm), (sample, closest)
+        watched = None if carry.watch is None else carry.watch._replace(kept=None)
+        return (carry, alarm), (sample, closest, watched)
 
     def row(outer, counts):
-        outer, (samples, closest) = jax.lax.scan(segment, outer, counts)
+        outer, (samples, closest, watched) = jax.lax.scan(segment, outer, counts)
         frame = None
         if program.trajectory:
             frame = frame_of(outer[0].state, jax.tree.map(lambda x: x[-1], samples))
-        return outer, (samples, frame, closest)
+        return outer, (samples, frame, closest, watched)
 
-    (carry, alarm), (samples, frames, closest) = jax.lax.scan(row, (carry, no_alarm()), counts)
-    return carry, Report(alarm, samples, frames, closest)
+    (carry, alarm), (samples, frames, closest, watched) = jax.lax.scan(
+        row, (carry, no_alarm()), counts
+    )
+    uncertain = None
+    if carry.watch is not None:
+        uncertain = carry.watch.kept
+        carry = carry._replace(watch=carry.watch._replace(kept=None))
+    return carry, Report(alarm, samples, frames, closest, watched, uncertain)
+
+
+def _opened(program: Program, course: Course, carry: Carry) -> Watch:
+    @program.per_replica
+    def open_one(parameters: Parameters, watch: Watch, state: State) -> Watch:
+        frame = partial(_frame, program, parameters)
+        return uncertainty.opened(watch, frame, state, program.uncertain_frames)
+
+    return open_one(program.parameters(course, carry.state), carry.watch, carry.state)
+
+
+def _stopped(program: Program, carry: Carry) -> Bool[Array, ""]:
+    """Whether a committee's spread ends the run, that of any replica."""
+    if program.uncertainty is None or not program.uncertainty.stops:
+        return jnp.asarray(False)
+    return jnp.any(carry.watch.passed)
 
 
 def _any_fault(carry: Carry) -> Array:

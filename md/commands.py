@@ -84,8 +84,16 @@ _WORDS = {
     "walltime": "walltime_s",
     "maximum_temperature": "maximum_temperature_K",
 }
+# options that say a field of md.Uncertainty
+_UNCERTAINTY = {
+    "uncertainty_threshold": "threshold",
+    "uncertainty_every": "every",
+    "uncertainty_action": "action",
+}
 _OWN = ("command", "model", "structure", "potential", "format", "species", "run_file", "fix",
-        "observe", "no_progress")  # fmt: skip
+        "observe", "no_progress", *_UNCERTAINTY)  # fmt: skip
+
+_UNCERTAIN = 3  # the exit code of a run that its uncertainty stopped
 
 
 def _add_md(commands: argparse._SubParsersAction, load: Loader) -> None:
@@ -208,6 +216,23 @@ def _add_md(commands: argparse._SubParsersAction, load: Loader) -> None:
         "states); a run file can say more",
     )
     add("--no-progress", action="store_true", help="show no progress bar")
+    group = parser.add_argument_group(
+        "uncertainty of a committee", "Any of these options logs how far its members are apart."
+    )
+    add = group.add_argument
+    add(
+        "--uncertainty-threshold",
+        type=float,
+        metavar="EV/A",
+        help="of the largest spread of forces on an atom, above which the action is taken",
+    )
+    add("--uncertainty-every", type=int, metavar="N", help="steps between looks (default: 20)")
+    add(
+        "--uncertainty-action",
+        choices=names.UNCERTAINTY_ACTIONS,
+        help="keep such frames in uncertain.extxyz (flag, default), or also end the run, with "
+        f"exit code {_UNCERTAIN} (stop)",
+    )
     group = parser.add_argument_group("performance and safety")
     add = group.add_argument
     add(
@@ -231,7 +256,7 @@ def _add_md(commands: argparse._SubParsersAction, load: Loader) -> None:
     )
 
 
-def _md(options: argparse.Namespace, load: Loader) -> None:
+def _md(options: argparse.Namespace, load: Loader) -> int:
     from md import run_file
     from md.run import simulate
 
@@ -266,9 +291,12 @@ def _md(options: argparse.Namespace, load: Loader) -> None:
             *words.get("observables", ()),
             *_observables(options.observe, loaded.potential.cutoff),
         ]
+    if any(getattr(options, name) is not None for name in _UNCERTAINTY):
+        words["uncertainty"] = _uncertainty(options, words.get("uncertainty"))
     words.setdefault("shortest_distances", loaded.shortest_distances)
     simulation = simulate(loaded.potential, _structure(options), **words)
     print(_summary(simulation, words["output"]))
+    return 0 if simulation.stopped is None else _UNCERTAIN
 
 
 def _stage_words() -> set[str]:
@@ -288,6 +316,20 @@ def _observables(chosen: list[str], cutoff: float) -> list[Any]:
     ]
 
 
+def _uncertainty(options: argparse.Namespace, said: Any) -> Any:
+    """What a run file says of uncertainty, or the defaults, with what the options say."""
+    import dataclasses
+
+    from md.uncertainty import Uncertainty
+
+    given = {
+        field: getattr(options, name)
+        for name, field in _UNCERTAINTY.items()
+        if getattr(options, name) is not None
+    }
+    return dataclasses.replace(said or Uncertainty(), **given)
+
+
 def _summary(simulation: Any, output: Any) -> str:
     log, done = simulation.log, simulation.atoms.info
     drift = 1000 * (log["conserved_eV"][-1] - log["conserved_eV"][0])
@@ -299,7 +341,12 @@ def _summary(simulation: Any, output: Any) -> str:
     if simulation.acceptance is not None:
         rates = ", ".join(f"{rate:.0%}" for rate in simulation.acceptance)
         words += f"; exchanges accepted: {rates}"
-    if not simulation.complete:
+    flagged = sum(one.flagged for one in simulation.replicas or (simulation,))
+    if flagged:
+        words += f"; uncertain frames: {flagged}"
+    if simulation.stopped is not None:
+        words += f"; stopped at step {simulation.stopped.step}: the committee is too uncertain"
+    elif not simulation.complete:
         words += "; the wall time ended before the run did: go on with --restart"
     return words
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from md.evaluation import DEFAULT_BYTES_PER_SLOT, evaluate
+from md.evaluation import DEFAULT_BYTES_PER_SLOT, Evaluation, evaluate
 from md.local_potential import LocalPotential
 
 
@@ -148,17 +148,52 @@ def evaluate_spread(
 ) -> Spread:
     """How far members are apart at given positions; padded atoms have none.
 
+    Args:
+        committee, positions, cell, species, neighbours, block_size: as of :func:`evaluate_members`.
+    """
+    found = evaluate_members(
+        committee,
+        positions,
+        cell,
+        species,
+        neighbours,
+        block_size=block_size,
+        with_virial=False,
+    )
+    return spread(found.site_energies, found.forces)
+
+
+def evaluate_members(
+    committee: Committee,
+    positions: Float[Array, "N 3"],
+    cell: Float[Array, "3 3"],
+    species: Int[Array, " N"],
+    neighbours: Any,
+    *,
+    block_size: int | None = None,
+    deterministic: bool = False,
+    with_virial: bool = True,
+) -> Evaluation:
+    """What each member gives at given positions, with a leading axis of members.
+
     The members are evaluated one after another: memory is that of one, and M copies of the forces.
 
     Args:
         committee: see :class:`Committee`.
-        positions, cell, species, neighbours, block_size: as of :func:`md.evaluation.evaluate`.
+        positions, cell, species, neighbours, block_size, deterministic, with_virial: as of
+            :func:`md.evaluation.evaluate`.
     """
 
-    def of_member(member: Any) -> tuple[Array, Array]:
-        found = evaluate(
-            member, positions, cell, species, neighbours, block_size=block_size, with_virial=False
+    def of_member(member: Any) -> Evaluation:
+        return evaluate(
+            member,
+            positions,
+            cell,
+            species,
+            neighbours,
+            block_size=block_size,
+            deterministic=deterministic,
+            with_virial=with_virial,
         )
-        return found.site_energies, found.forces
 
-    return spread(*jax.lax.map(of_member, committee.each))
+    return jax.lax.map(of_member, committee.each)

@@ -9,19 +9,22 @@ import warnings
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from md import observables, pair_search
+from md import observables, pair_search, uncertainty
 from md.alarms import Closest
 from md.assembly import Assembly, steps_done
-from md.chunk import Carry, Report, run_chunk
+from md.chunk import run_chunk
 from md.ensembles import Course
 from md.faults import GROWABLE, Fault
 from md.interruption import Interruption
 from md.output import LAST_GOOD, Output
+from md.program import Carry, Report
 from md.progress import ProgressMeter
 from md.schedule import Plan, Schedule
 from md.stages import Leg
+from md.uncertainty import Passed
 
 _GROWTHS = 20  # in a row, without a chunk that succeeds
 
@@ -69,7 +72,7 @@ class Driver:
         """
         run = self.assembly
         carry, entered = self.resume(files) if restart else (run.fresh(), None)
-        growths, warned, written = 0, False, True
+        growths, warned, doubted, written = 0, False, False, True
         saved = -np.inf  # a first checkpoint as soon as there is something to go on from
         total, atoms = run.legs[-1].last, len(run.templates[0])
         with (
@@ -78,7 +81,7 @@ class Driver:
         ):
             try:
                 for number, leg in enumerate(run.legs):
-                    if interruption.stopping:
+                    if interruption.stopping or self.stopped(carry):
                         break
                     if steps_done(carry) >= leg.last and leg is not run.legs[-1]:
                         continue
@@ -86,13 +89,17 @@ class Driver:
                         carry = run.enter(leg, run.legs[entered or 0], carry)
                         entered = number
                     course = run.course(leg)
-                    while steps_done(carry) < leg.last and not interruption.stopping:
+                    while steps_done(carry) < leg.last and not (
+                        interruption.stopping or self.stopped(carry)
+                    ):
                         done = self.advance(leg, course, carry, files)
                         written = False
                         self.write(leg, done.plan, done.report, files)
+                        passed = self.flag(leg, done.report, files)
                         carry, written = done.carry, True
                         growths += done.growths
                         warned = warned or self.warn_if_too_close(done.report.closest)
+                        doubted = doubted or self.warn_if_uncertain(passed)
                         step = steps_done(carry)
                         meter.update(step, leg.time_fs(step), files.last_line())
                         if time.monotonic() - saved > self.checkpoint_seconds:
@@ -133,14 +140,14 @@ class Driver:
             if not faults & GROWABLE:
                 if faults or int(report.alarm.faults):
                     self.stop(leg, carry, report, files)
-                return Progress(new, report, plan, growths)
+                return Progress(new, report, plan.until(steps_done(new)), growths)
             # the chunk is dropped: a list was incomplete
             carry = run.grown(carry, new)
         raise SimulationError(f"lists are still too small after {_GROWTHS} growths in a row")
 
     def write(self, leg: Leg, plan: Plan, report: Report, files: Output) -> None:
         """Append a chunk's lines and frames."""
-        samples, frames = jax.device_get((report.samples, report.frames))
+        samples, frames, watched = jax.device_get((report.samples, report.frames, report.watched))
         for replica, at in enumerate(self.assembly.of_replicas()):
             lines = [
                 observables.log_line(
@@ -149,6 +156,7 @@ class Driver:
                     files.columns,
                     reference_energy=self.assembly.reference_energy,
                     periodic=bool(self.assembly.templates[0].pbc.all()),
+                    watched=jax.tree.map(lambda x, i=(*line, *at): x[i], watched),
                 )
                 for line in plan.logged
             ]
@@ -160,6 +168,29 @@ class Driver:
             ]
             files.write(lines, kept, replica)
 
+    def flag(self, leg: Leg, report: Report, files: Output) -> Passed | None:
+        """Append a chunk's uncertain frames; tells of the first of them."""
+        if report.uncertain is None or not np.any(report.uncertain.count):
+            return None
+        counts, frames = jax.device_get(report.uncertain)
+        passed = []
+        for replica, at in enumerate(self.assembly.of_replicas()):
+            kept = [
+                self.assembly.uncertain_atoms(
+                    jax.tree.map(lambda x, i=(*at, k): x[i], frames), leg, replica
+                )
+                for k in range(int(counts[at]))
+            ]
+            files.flag(kept, replica)
+            for atoms in kept[:1]:
+                about = (atoms.info[key] for key in ("max_forces_std_atom", "max_forces_std"))
+                passed.append(Passed(atoms.info["step"], replica, *about))
+        return min(passed)
+
+    def stopped(self, carry: Carry) -> bool:
+        """Whether the spread of a committee has ended the run."""
+        return uncertainty.stopped(self.assembly.uncertainty, carry.watch) is not None
+
     def save(self, files: Output, carry: Carry, entered: int) -> None:
         files.save(carry, {"settings": self.assembly.settings(), "stage": entered})
 
@@ -169,20 +200,24 @@ class Driver:
         ours, theirs = self.assembly.settings(), facts["settings"]
         for name, value in ours.items():
             # stages may be added to those that were begun
-            same = theirs[name] == value
+            same = theirs.get(name, False) == value  # older ones know nothing of uncertainty
             if name == "stages":
                 begun = facts["stage"] + 1
                 same = theirs[name][:begun] == value[:begun]
             if not same:
                 raise ValueError(
                     f"{files.folder}: the checkpoint was written with other {name}: "
-                    f"{theirs[name]}, not {value}; restart with the same"
+                    f"{theirs.get(name, False)}, not {value}; restart with the same"
                 )
         stage = int(facts["stage"])
         leg = self.assembly.legs[stage]
         template = self.assembly.enter(leg, leg, self.assembly.fresh())
         # hills of metadynamics grow on the way
-        return files.restore(template, template.state.species, (".state.bias",)), stage
+        carry = files.restore(template, template.state.species, (".state.bias",))
+        if carry.watch is not None:  # a run that was stopped by its uncertainty goes on from there
+            watch = carry.watch._replace(passed=jnp.zeros_like(carry.watch.passed))
+            carry = carry._replace(watch=watch)
+        return carry, stage
 
     def warn_if_too_close(self, closest: Closest | None) -> bool:
         if closest is None:
@@ -200,6 +235,24 @@ class Driver:
             stacklevel=5,
         )
         return True
+
+    def warn_if_uncertain(self, passed: Passed | None) -> bool:
+        settings = self.assembly.uncertainty
+        if passed is None or settings is None:
+            return False
+        where = self.name_of(passed.atom, passed.replica)
+        what = "the run ends here" if settings.stops else "such frames are kept"
+        warnings.warn(
+            f"step {passed.step}: the committee's forces on {where} have a standard deviation of "
+            f"{passed.forces_std:.4g} eV/Å, above {settings.threshold:g}: {what}",
+            stacklevel=5,
+        )
+        return True
+
+    def name_of(self, atom: int, replica: int) -> str:
+        symbol = self.assembly.templates[0].get_chemical_symbols()[atom]
+        where = f"atom {atom} ({symbol})"
+        return where if self.assembly.replicas is None else f"replica {replica}, {where}"
 
     def stop(self, leg: Leg, carry: Carry, report: Report, files: Output) -> None:
         """End a run that cannot go on: keep what was good, and say what happened."""
@@ -219,10 +272,7 @@ class Driver:
             Fault.TOO_FAST: f"an atom moved by over {float(limits.displacement):.1f} Å in one step",
             Fault.SHIFT_RANGE: "an atom is over 127 cells away",
         }[min(fault)]
-        atom = int(alarm.atom)
-        where = f"atom {atom} ({self.assembly.templates[0].get_chemical_symbols()[atom]})"
-        if self.assembly.replicas is not None:
-            where = f"replica {replica}, {where}"
+        where = self.name_of(int(alarm.atom), replica)
         kept = "nothing was good before it"
         if good:
             path = files.path(LAST_GOOD, None if self.assembly.replicas is None else replica)

@@ -50,8 +50,9 @@ def formatted(atoms: Atoms, decimals: int = 8) -> str:
     """One frame as text.
 
     Columns: element, position (Å); masses (amu) and momenta (√(amu·eV), as ASE has them) where the
-    atoms carry them; forces (eV/Å) where the calculator has them. The second line holds the cell
-    (Å, row by row), the scalars of ``atoms.info``, and energy (eV) and stress (eV/Å³) where the
+    atoms carry them; forces (eV/Å) where the calculator has them, and how far the members of a
+    committee are apart, forces_std, where the atoms carry it. The second line holds the cell (Å,
+    row by row), the scalars of ``atoms.info``, and energy (eV) and stress (eV/Å³) where the
     calculator has them.
     """
     columns = {"pos": atoms.positions}
@@ -59,6 +60,8 @@ def formatted(atoms: Atoms, decimals: int = 8) -> str:
     results = {} if atoms.calc is None else atoms.calc.results
     if "forces" in results:
         columns["forces"] = results["forces"]
+    if atoms.has("forces_std"):
+        columns["forces_std"] = atoms.arrays["forces_std"]
     table = np.column_stack(list(columns.values()))
     widths = {name: 1 if values.ndim == 1 else 3 for name, values in columns.items()}
     properties = "species:S:1" + "".join(f":{name}:R:{width}" for name, width in widths.items())

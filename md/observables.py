@@ -112,7 +112,12 @@ def sample(
     )
 
 
-def log_columns(legs: Sequence[Leg], *, biased: bool, replicated: bool) -> tuple[str, ...]:
+UNCERTAINTY_COLUMNS = ("energy_std_meV_per_atom", "max_forces_std_eV_per_A")
+
+
+def log_columns(
+    legs: Sequence[Leg], *, biased: bool, replicated: bool, watched: bool = False
+) -> tuple[str, ...]:
     """Columns of a run's log: those that all runs have, and what its stages call for."""
     extra = []
     if any(leg.stage.thermostatted for leg in legs):
@@ -126,6 +131,8 @@ def log_columns(legs: Sequence[Leg], *, biased: bool, replicated: bool) -> tuple
         extra += [f"temperature_{name}_K" for name in names if name]
     if replicated:
         extra.append("rung")
+    if watched:
+        extra += UNCERTAINTY_COLUMNS
     return LOG_COLUMNS + tuple(dict.fromkeys(extra))
 
 
@@ -136,6 +143,7 @@ def log_line(
     *,
     reference_energy: float,
     periodic: bool,
+    watched: Any = None,
 ) -> dict[str, float | int]:
     """One line of the log, from one sample on the host (numpy), in float64.
 
@@ -146,6 +154,7 @@ def log_line(
         reference_energy: eV, Σ of the species' reference energies.
         periodic: whether all three directions repeat. If not, neither volume nor pressure has a
             meaning: both are NaN.
+        watched: the :class:`md.uncertainty.Watch` at the sample; None if there is none.
 
     The temperature is 2K / (g k_B), 0 K where there are no degrees of freedom g; the pressure is
     (Σ p ⊗ p / m − dE/dε) / V, and a third of its trace.
@@ -176,6 +185,10 @@ def log_line(
         if group is not None and group.name:
             own = float(sample.group_kinetic[number])
             line[f"temperature_{group.name}_K"] = _kelvin(own, leg.freedom[number])
+    if watched is not None and int(watched.step) == step:  # not what an earlier step had
+        per_atom = float(watched.energy) / len(leg.partition.group)
+        line["energy_std_meV_per_atom"] = 1000 * per_atom
+        line["max_forces_std_eV_per_A"] = float(watched.forces)
     return {name: line.get(name, np.nan) for name in columns}
 
 

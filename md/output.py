@@ -4,6 +4,7 @@ A folder holds, for each replica in a sub-folder ``replica-000`` ... where there
 
     log.csv                 a line every so many steps
     trajectory.*            see :mod:`md.trajectory`
+    uncertain.extxyz        frames at which a committee was uncertain, where that is looked at
     NAME.csv, *.png         tables of observables and figures, at the end
     final.extxyz            the last structure; last_good.extxyz where a run had to stop
 
@@ -16,8 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import queue
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +26,7 @@ import numpy as np
 from ase import Atoms
 
 from md import checkpoint
+from md.background import Background
 from md.durable import GrowingText, replacing
 from md.extxyz import formatted
 from md.trajectory import Trajectory, TrajectorySettings, open_trajectory
@@ -36,12 +36,12 @@ FINAL = "final.extxyz"
 LAST_GOOD = "last_good.extxyz"
 CHECKPOINT = "checkpoint.npz"
 FIGURE = "run.png"
+UNCERTAIN = "uncertain.extxyz"
 
 _EARLIER = (
-    "*.csv", "*.png", "trajectory", "trajectory.*", FINAL, LAST_GOOD, CHECKPOINT, "replica-*",
-    "*.partial",
+    "*.csv", "*.png", "trajectory", "trajectory.*", FINAL, LAST_GOOD, CHECKPOINT, UNCERTAIN,
+    "replica-*", "*.partial",
 )  # fmt: skip
-_WAITING = 8  # tasks; when the disk cannot keep up, the run waits for it
 
 Line = Mapping[str, float | int]
 Table = dict[str, np.ndarray]
@@ -67,6 +67,7 @@ class Output:
         folder: where to write; None keeps lines and frames in memory.
         columns: of the log, ``step`` first.
         trajectory: what to keep of frames; None: there will be none.
+        uncertain: whether there may be frames that are uncertain.
         replicas: how many; None for a run of one system, without sub-folders.
         restart: whether to go on with what the folder holds.
 
@@ -84,16 +85,19 @@ class Output:
         columns: Sequence[str],
         *,
         trajectory: TrajectorySettings | None = None,
+        uncertain: bool = False,
         replicas: int | None = None,
         restart: bool = False,
     ) -> None:
         self.folder = None if folder is None else Path(folder)
         self.columns = tuple(columns)
         self._settings = trajectory
+        self._flags = uncertain
         self._lines: list[list[Line]] = [[] for _ in range(replicas or 1)]
         self._frames: list[list[Atoms]] = [[] for _ in range(replicas or 1)]
+        self._uncertain: list[list[Atoms]] = [[] for _ in range(replicas or 1)]
         self._files: list[_Files] = []
-        self._writer: _Writer | None = None
+        self._writer: Background | None = None
         if self.folder is None:
             if restart:
                 raise ValueError("restart needs the output folder of the run to go on with")
@@ -129,6 +133,14 @@ class Output:
         elif self._settings is not None:
             everything = dataclasses.replace(self._settings, velocities=True, forces=True)
             self._frames[replica].extend(everything.select(atoms) for atoms in frames)
+
+    def flag(self, frames: Sequence[Atoms], replica: int = 0) -> None:
+        """Append frames to those that are uncertain."""
+        if self.folder is None:
+            self._uncertain[replica].extend(frames)
+        elif frames:
+            files = self._opened[replica]
+            self._submit(lambda: files.flag(frames))
 
     def save(self, tree: Any, facts: Mapping[str, Any]) -> None:
         """Write a checkpoint, of this pytree and of all that was written before this call.
@@ -211,6 +223,10 @@ class Output:
         """The frames of a replica; none where they are in the folder."""
         return self._frames[replica]
 
+    def uncertain(self, replica: int = 0) -> list[Atoms]:
+        """The uncertain frames of a replica; none where they are in the folder."""
+        return self._uncertain[replica]
+
     def finish(self) -> None:
         """Bring the files of a run that came to its end into their final form, and close them."""
         try:
@@ -257,8 +273,8 @@ class Output:
     def _open(self, marks: Sequence[dict[str, Any] | None]) -> None:
         for folder, mark in zip(self._folders, marks, strict=True):
             folder.mkdir(exist_ok=True)
-            self._files.append(_Files(folder, self.columns, self._settings, mark))
-        self._writer = _Writer()
+            self._files.append(_Files(folder, self.columns, self._settings, self._flags, mark))
+        self._writer = Background()
 
     def _submit(self, task: Callable[[], None]) -> None:
         if self._writer is not None:
@@ -284,6 +300,7 @@ class _Files:
         folder: Path,
         columns: Sequence[str],
         settings: TrajectorySettings | None,
+        uncertain: bool,
         mark: dict[str, Any] | None,
     ) -> None:
         self._columns = columns
@@ -292,6 +309,10 @@ class _Files:
         if settings is not None:
             old = None if mark is None else mark["trajectory"]
             self._trajectory = open_trajectory(folder, settings, old)
+        self._uncertain: GrowingText | None = None
+        if uncertain:
+            size = None if mark is None else mark.get("uncertain")  # None: a new file
+            self._uncertain = GrowingText(folder / UNCERTAIN, size)
         if mark is None:
             self._log.write(",".join(columns) + "\n")
 
@@ -301,10 +322,15 @@ class _Files:
         if self._trajectory is not None:
             self._trajectory.write(frames)
 
+    def flag(self, frames: Sequence[Atoms]) -> None:
+        assert self._uncertain is not None
+        self._uncertain.write("".join(map(formatted, frames)))
+
     def commit(self) -> dict[str, Any]:
         """Force all to disk; returns what to cut back to."""
         trajectory = None if self._trajectory is None else self._trajectory.commit()
-        return {"log": self._log.commit(), "trajectory": trajectory}
+        uncertain = None if self._uncertain is None else self._uncertain.commit()
+        return {"log": self._log.commit(), "trajectory": trajectory, "uncertain": uncertain}
 
     def finish(self) -> None:
         if self._trajectory is not None:
@@ -314,40 +340,8 @@ class _Files:
         self._log.close()
         if self._trajectory is not None:
             self._trajectory.close()
-
-
-class _Writer:
-    """A thread that does tasks in order. After one has failed it does no more."""
-
-    def __init__(self) -> None:
-        self._tasks: queue.Queue[Callable[[], None] | None] = queue.Queue(_WAITING)
-        self._error: BaseException | None = None
-        # a daemon: a program that dies does not wait for it
-        self._thread = threading.Thread(target=self._work, name="md output", daemon=True)
-        self._thread.start()
-
-    def submit(self, task: Callable[[], None]) -> None:
-        """Have a task done; waits only if many are waiting already."""
-        self._raise()
-        self._tasks.put(task)
-
-    def close(self) -> None:
-        """Wait for all tasks."""
-        self._tasks.put(None)
-        self._thread.join()
-        self._raise()
-
-    def _raise(self) -> None:
-        if self._error is not None:
-            raise self._error
-
-    def _work(self) -> None:
-        while (task := self._tasks.get()) is not None:
-            if self._error is None:
-                try:
-                    task()
-                except BaseException as error:
-                    self._error = error
+        if self._uncertain is not None:
+            self._uncertain.close()
 
 
 def read_log(path: Path, columns: Sequence[str]) -> list[Line]:

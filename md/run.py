@@ -15,9 +15,9 @@ from ase.constraints import FixAtoms
 from md import arguments, figures, neighbours, relaxation
 from md import bias as biases
 from md import replicas as replicas_of
+from md import uncertainty as uncertainties
 from md.alarms import Limits
 from md.assembly import Assembly, steps_done
-from md.chunk import Carry, System
 from md.driver import Driver, SimulationError
 from md.groups import Group
 from md.local_potential import LocalPotential, chosen_precision, with_precision
@@ -25,11 +25,13 @@ from md.neighbours import NeighbourList
 from md.observable import Observable, check_names
 from md.observables import log_columns
 from md.output import FIGURE, FINAL, Output
+from md.program import Carry, System
 from md.schedule import Schedule
 from md.species import species_indices
 from md.stages import Stage, legs
 from md.state import State
 from md.trajectory import TrajectorySettings
+from md.uncertainty import Passed, Uncertainty
 
 __all__ = ["Simulation", "SimulationError", "simulate"]
 
@@ -50,11 +52,15 @@ class Simulation:
         log: columns of log.csv as arrays; volume and pressure are NaN unless all directions repeat.
         frames: the trajectory, where the run had no output folder; otherwise it is in the folder.
         tables: results of observables and of the bias, by name.
-        complete: whether all steps were done; not when the wall time ended.
+        complete: whether all steps were done; not when the wall time or uncertainty ended it.
         state, neighbours: the last state, for whoever wants to go on in compiled code. With
             replicas both have a leading axis.
         growths: how often buffers had to grow.
         replicas: one simulation for each replica; empty without. What is above is then the first.
+        stopped: where and when uncertainty ended the run; None if it did not.
+        uncertain: the frames at which a committee was uncertain, where the run had no output
+            folder; otherwise they are in the folder.
+        flagged: how many of those there are, since the run began.
         acceptance: [R − 1] share of exchanges between neighbouring temperatures that took place;
             None without exchange.
     """
@@ -69,6 +75,9 @@ class Simulation:
     growths: int
     replicas: tuple[Simulation, ...] = ()
     acceptance: np.ndarray | None = None
+    stopped: Passed | None = None
+    uncertain: list[Atoms] = dataclasses.field(default_factory=list)
+    flagged: int = 0
 
 
 def simulate(
@@ -80,6 +89,7 @@ def simulate(
     bias: Any = None,
     minimise: bool = False,
     observables: Sequence[Observable] = (),
+    uncertainty: Uncertainty | None = None,
     replicas: int | None = None,
     replica_temperatures_K: Any = None,
     exchange_every: int = 0,
@@ -118,6 +128,7 @@ def simulate(
         minimise: relax the atoms first (:func:`md.relax`, without the bias), to 0.05 eV/Å or for
             500 steps.
         observables: what to accumulate along the run (:mod:`md.observable`).
+        uncertainty: how the spread of a committee is watched, and what it leads to.
         replicas: number of copies that run side by side, each with its own noise.
         replica_temperatures_K: one for each replica, or the lowest and the highest of a geometric
             series; those of the stages unless given.
@@ -166,17 +177,26 @@ def simulate(
     )
     if walltime_s is not None and not walltime_s > 0:
         raise ValueError(f"walltime_s must be positive, not {walltime_s}")
+    if uncertainty is not None:
+        uncertainty.check(potential)
     check_names(observables)
     arguments.check_lags(observables, course)
     settings = trajectory
     if isinstance(settings, str):
         settings = TrajectorySettings(settings, velocities=True, forces=True)
     settings.check(len(templates[0]))
-    columns = log_columns(course, biased=bias is not None, replicated=replicas is not None)
+    columns = log_columns(
+        course,
+        biased=bias is not None,
+        replicated=replicas is not None,
+        watched=uncertainty is not None,
+    )
+    room = 0 if uncertainty is None else uncertainty.room(schedule.chunk)
     files = Output(
         output,
         columns,
         trajectory=settings if trajectory_every else None,
+        uncertain=room > 0,
         replicas=replicas,
         restart=restart,
     )
@@ -214,6 +234,8 @@ def simulate(
             block_size=block_size,
             deterministic=deterministic,
             trajectory=trajectory_every > 0,
+            uncertainty=uncertainty,
+            uncertain_frames=room,
             seed=seed,
             precision=precision,
         )
@@ -229,6 +251,7 @@ def _finish(assembly: Assembly, files: Output, carry: Carry, growths: int) -> Si
     timestep_fs = observed[-1] if observed else leg.stage.timestep_fs
     complete = steps_done(carry) >= assembly.legs[-1].last
     several = assembly.replicas is not None
+    stopped = uncertainties.stopped(assembly.uncertainty, carry.watch)
     simulations = []
     for number, final in enumerate(assembly.final_atoms(leg, carry)):
         place = number if several else None
@@ -255,6 +278,9 @@ def _finish(assembly: Assembly, files: Output, carry: Carry, growths: int) -> Si
                 own.state,
                 own.neighbours,
                 growths,
+                stopped=stopped,
+                uncertain=files.uncertain(number),
+                flagged=0 if own.watch is None else int(own.watch.frames),
             )
         )
     if not several:

@@ -33,6 +33,7 @@ from md.distributions import AngularDistribution, RadialDistribution
 from md.groups import Group
 from md.stages import Stage
 from md.trajectory import TrajectorySettings
+from md.uncertainty import Uncertainty
 
 Kinds = Mapping[str, Callable[..., Any]]
 
@@ -102,6 +103,8 @@ def arguments(content: Any) -> dict[str, Any]:
             ]
     if isinstance(words.get("trajectory"), dict):
         words["trajectory"] = _made(TrajectorySettings, words["trajectory"], "trajectory")
+    if "uncertainty" in words:
+        words["uncertainty"] = _made(Uncertainty, words["uncertainty"], "uncertainty")
     return words
 
 

@@ -88,6 +88,13 @@ class Plan(NamedTuple):
     framed: list[int]
     end: int
 
+    def until(self, step: int) -> Plan:
+        """What of it is done when a run stops at a step."""
+        steps = self.end - self.counts.sum() + np.cumsum(self.counts).reshape(self.counts.shape)
+        logged = [place for place in self.logged if steps[place] <= step]
+        framed = [f for f in self.framed if steps[f, -1] <= step]
+        return Plan(self.counts, logged, framed, min(self.end, step))
+
 
 def _next_multiple(step: int, stride: int) -> int:
     return (step // stride + 1) * stride

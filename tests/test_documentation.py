@@ -43,13 +43,14 @@ def words(function: Callable) -> list[str]:
         ("dynamics.md", [field.name for field in dataclasses.fields(md.Stage)]),
         ("dynamics.md", [field.name for field in dataclasses.fields(md.Group)]),
         ("dynamics.md", [field.name for field in dataclasses.fields(md.TrajectorySettings)]),
+        ("dynamics.md", [field.name for field in dataclasses.fields(md.Uncertainty)]),
         ("dynamics.md", ["stages", *words(md.simulate)]),
         ("dynamics.md", words(md.relax)),
         ("dynamics.md", [*names.ENSEMBLES, *names.COUPLINGS, *names.TRAJECTORY_FORMATS]),
     ],
     ids=[
         *("model", "nonlinearities", "data", "training", "top level", "fine-tuning"),
-        *("stage", "group", "trajectory", "simulate", "relax", "names"),
+        *("stage", "group", "trajectory", "uncertainty", "simulate", "relax", "names"),
     ],
 )
 def test_every_setting_is_described(page, names):
