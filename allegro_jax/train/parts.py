@@ -49,7 +49,7 @@ class Part:
         self._batches: list[tuple[int, np.ndarray]] = []
         self.buckets: list[Bucket] = plan_buckets(
             self.counts,
-            preparation.batch_size,
+            preparation.batch_size(fit),
             groups=row_groups,
             block_slots=block_slots,
             seed=config.seed,

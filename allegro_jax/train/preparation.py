@@ -28,7 +28,7 @@ from allegro_jax.data.statistics import (
 from allegro_jax.data.store import Recipe
 from allegro_jax.settings import ConfigError
 from allegro_jax.train import fine_tuning
-from allegro_jax.train.config import TrainingConfig
+from allegro_jax.train.config import FitConfig, TrainingConfig
 
 # In a batch, where its size is not given. Smaller batches learn more per epoch (docs/training.md),
 # and fewer atoms than this do not occupy a processor.
@@ -43,7 +43,6 @@ class Preparation:
         model: the complete model configuration.
         train, valid: data sets.
         statistics: of the training frames.
-        batch_size: frames per batch.
         force_scale: σ of the loss, eV/Å.
         skipped: why frames were left out, where the user asked for that.
         provenance: where the data came from: files with checksums, numbers of frames.
@@ -54,7 +53,6 @@ class Preparation:
     train: DataSet
     valid: DataSet
     statistics: Statistics
-    batch_size: int
     force_scale: float
     skipped: list[Problem]
     provenance: dict[str, Any]
@@ -63,6 +61,11 @@ class Preparation:
     def reference(self, data: DataSet) -> Float[np.ndarray, " frames"]:
         """Reference energy of every frame of a data set, eV."""
         return data.reference(self.model.per_species("species_shifts"))
+
+    def batch_size(self, fit: FitConfig) -> int:
+        """Frames per batch: what ``fit`` says, or as many as hold about 32 atoms."""
+        atoms = max(int(self.train.atom_counts.sum()), 1)
+        return fit.batch_size or max(1, round(BATCH_ATOMS * len(self.train) / atoms))
 
 
 def prepare(config: TrainingConfig, say: Callable[[str], object] = print) -> Preparation:
@@ -121,7 +124,6 @@ def prepare(config: TrainingConfig, say: Callable[[str], object] = print) -> Pre
         train=train,
         valid=valid,
         statistics=found,
-        batch_size=config.training.batch_size or _frames_of(BATCH_ATOMS, train),
         force_scale=scale,
         skipped=loaded.skipped,
         provenance={
@@ -131,11 +133,6 @@ def prepare(config: TrainingConfig, say: Callable[[str], object] = print) -> Pre
         },
         params=params,
     )
-
-
-def _frames_of(atoms: int, data: DataSet) -> int:
-    """How many frames hold about so many atoms, at least one."""
-    return max(1, round(atoms * len(data) / max(int(data.atom_counts.sum()), 1)))
 
 
 def _recipe(config: TrainingConfig) -> Recipe:

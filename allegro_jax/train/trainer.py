@@ -114,7 +114,7 @@ class Trainer:
         self.loss = build_loss(fit, preparation)
         self.breakdown = Breakdown(preparation.model.species, preparation.valid.sources)
         self.members = fit.committee
-        self.devices = devices = choose_devices(fit.devices, preparation.batch_size)
+        self.devices = devices = choose_devices(fit.devices, preparation.batch_size(fit))
         self.train = Part(preparation.train, preparation, config, devices, fit.row_groups)
         if fit.committee_bootstrap:
             self.train.weights = committee.bootstrap(
@@ -296,7 +296,7 @@ class Trainer:
             f"{', '.join(self.preparation.model.species)}; {found.average_neighbours:.1f} "
             f"neighbours per atom, force RMS {self.preparation.force_scale:.3g} eV/Å; "
             f"{weights}; {self.steps_per_epoch} steps per epoch (batches of "
-            f"{self.preparation.batch_size})"
+            f"{self.preparation.batch_size(self.config.training)})"
             f"{self.devices.description()}, "
             f"{100 * self.waste:.0f}% of the slots are padding."
         )

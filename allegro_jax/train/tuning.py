@@ -150,7 +150,7 @@ def _tune(
     small = dataclasses.replace(
         preparation, params=trainer.params, valid=preparation.valid.select(chosen)
     )
-    sizes = sorted({*batch_sizes} if batch_sizes else {*BATCH_SIZES, fit.batch_size})
+    sizes = sorted({*batch_sizes} if batch_sizes else {*BATCH_SIZES, preparation.batch_size(fit)})
     least, most = (fit.devices or 1) * jax.process_count(), len(preparation.train)
     sizes = [size for size in sizes if least <= size <= most] or [max(least, most)]
     slots = fit.block_slots or max(default_block_slots() // fit.committee, 1)
@@ -207,7 +207,7 @@ def measure(
     """
     fit, trainer = config.training, Trainer(config, preparation)
     known: dict[str, Any] = {
-        "batch_size": fit.batch_size,
+        "batch_size": preparation.batch_size(fit),
         "row_groups": fit.row_groups,
         "block_slots": fit.block_slots,
         "steps_per_epoch": trainer.steps_per_epoch,
@@ -303,7 +303,9 @@ def _steps_to_compile(trainer: Trainer) -> int:
 
 def _padding(config: TrainingConfig, preparation: Preparation) -> Padding:
     fit, trainer = config.training, Trainer(config, preparation)
-    return Padding(fit.batch_size, fit.row_groups, trainer.steps_per_epoch, trainer.waste)
+    return Padding(
+        preparation.batch_size(fit), fit.row_groups, trainer.steps_per_epoch, trainer.waste
+    )
 
 
 def _with(config: TrainingConfig, **settings: Any) -> TrainingConfig:

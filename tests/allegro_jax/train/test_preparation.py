@@ -27,4 +27,4 @@ def test_batches_hold_about_32_atoms_unless_their_size_is_given(tmp_path, name, 
         "training": {"batch_size": given},
     }
     config = config_from_dict(content, tmp_path)
-    assert prepare(config, lambda _: None).batch_size == expected
+    assert prepare(config, lambda _: None).batch_size(config.training) == expected

@@ -103,6 +103,16 @@ def test_nothing_that_fits(content, monkeypatch):
     assert "does not fit" in str(found) and "Nothing fits" in str(found)
 
 
+def test_a_batch_size_left_to_the_default_is_among_those_tried(content, monkeypatch):
+    def estimate(config, *_, **__):
+        return Estimate(config.training.batch_size, 1, 24, 10, 0.1, True, 1, 1.0, epoch_seconds=1.0)
+
+    monkeypatch.setattr("allegro_jax.train.tuning.measure", estimate)
+    config = {**content, "training": content["training"] | {"batch_size": None}}
+    found = tune(config_from_dict(config), block_slots=[24], say=lambda _: None)
+    assert [one.batch_size for one in found.estimates] == [1, 2, 5, 8, 10]  # 8 x 4 atoms
+
+
 def test_command(content, tmp_path, capsys):
     import yaml
 
