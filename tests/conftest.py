@@ -40,8 +40,16 @@ hypothesis.settings.load_profile("default")
 @pytest.fixture(autouse=True)
 def precision_is_left_alone() -> Iterator[None]:
     """No test changes the precision of those that follow it in the same process."""
+    before = jax.config.jax_enable_x64  # fixtures of a module come first, and may set it
     yield
-    assert not jax.config.jax_enable_x64
+    assert jax.config.jax_enable_x64 == before
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_programs_are_forgotten() -> Iterator[None]:
+    """Those of one module serve no other, and would fill gigabytes of memory."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
