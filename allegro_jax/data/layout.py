@@ -22,6 +22,9 @@ from allegro_jax.data.ragged import Counts
 
 # Slots are estimated from one packing of so many frames.
 TRIED_FRAMES = 1000
+# Compiling a group of rows takes seconds, whatever its size: as long as some 10⁵ slots of training
+# on a processor core, which this many saved per epoch make up for in thirty epochs.
+SLOTS_WORTH_A_GROUP = 3000
 # From so many batches over capacity on, swaps are made in many batches at once.
 MANY_BATCHES = 16
 
@@ -117,13 +120,15 @@ def plan_buckets(
     block_slots: int = 512,
     max_buckets: int = 4,
     good_enough: float = 0.06,
+    worth: int = SLOTS_WORTH_A_GROUP,
     seed: int = 0,
 ) -> list[Bucket]:
     """Choose layouts for a data set: few compilations, little padding.
 
     Frames are split by their number of pairs into one bucket or more, as many (up to
     ``max_buckets``) as still save more than 5% of the slots each; and rows in as few groups (up to
-    ``groups``) as leave at most ``good_enough`` of the slots empty.
+    ``groups``) as leave at most ``good_enough`` of the slots empty. Every group of every bucket is
+    compiled, and has to be worth it.
 
     Args:
         counts: the neighbours of the atoms of each frame.
@@ -132,6 +137,7 @@ def plan_buckets(
         block_slots: slots (rows times width) that are evaluated at once.
         max_buckets: most layouts, hence most compilations.
         good_enough: share of empty slots that is not worth another group.
+        worth: slots that another group must save in one pass over the frames.
         seed: of the random batches that capacities are tried on.
     """
     if not len(counts):
@@ -151,11 +157,14 @@ def plan_buckets(
                 groups=groups,
                 block_slots=block_slots,
                 good_enough=good_enough,
+                worth=worth,
                 seed=seed,
             )
             for start, stop in _split(pairs[ranked], number)
         ]
-        if best is None or _slots(plans) <= 0.95 * _slots(best):
+        if best is None or _slots(best) - _slots(plans) >= max(
+            0.05 * _slots(best), worth * (_groups(plans) - _groups(best))
+        ):
             best = plans
     assert best is not None
     return [
@@ -236,6 +245,10 @@ def _slots(plans: Sequence[_Plan]) -> float:
     return sum(plan.slots for plan in plans)
 
 
+def _groups(plans: Sequence[_Plan]) -> int:
+    return sum(len(plan.layout.groups) for plan in plans)
+
+
 def _plan(
     members: np.ndarray,
     counts: Counts,
@@ -244,6 +257,7 @@ def _plan(
     groups: int,
     block_slots: int,
     good_enough: float,
+    worth: int,
     seed: int,
 ) -> _Plan:
     """The layout that packs the members with few slots per epoch, and few groups."""
@@ -257,18 +271,21 @@ def _plan(
     some = own.take(tried)
     best: _Plan | None = None
     for number in range(1, groups + 1):
+        # so few slots would be worth these groups; then the fewest
+        fewest = best.slots - worth * (number - len(best.layout.groups)) if best else np.inf
         for quantile in (0.5, 0.6, 0.7, 0.85, 1.0):
             # every frame must fit alone, most batches should
             envelope = np.quantile(sample, quantile, axis=0, method="higher")
             envelope[: len(alone)] = np.maximum(envelope[: len(alone)], alone)
             layout = Layout(batch_size, _cut(envelope, number, block_slots))
             each = layout.slots * len(members) / len(tried)
-            if best is not None and each * -(-len(tried) // batch_size) >= best.slots:
+            if each * -(-len(tried) // batch_size) >= fewest:
                 continue  # not even if all batches were full
             bucket = Bucket(layout, tried, layout.demands(some))
             batches = bucket.pack(np.arange(len(tried)), np.random.default_rng(seed + 2))
-            if best is None or each * len(batches) < best.slots:
-                best = _Plan(layout, members, each * len(batches))
+            if each * len(batches) < fewest:
+                fewest = each * len(batches)
+                best = _Plan(layout, members, fewest)
         assert best is not None
         if pairs >= (1 - good_enough) * best.slots:
             break

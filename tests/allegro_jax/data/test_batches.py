@@ -42,7 +42,8 @@ SPECIES, CUTOFF = ("H", "C", "O", "Cu"), 3.0
 def test_slots_hold_the_neighbours(frames, groups):
     data = build_dataset(frames, SPECIES, CUTOFF, dtype=np.float64)
     counts = data.counts
-    (bucket,) = plan_buckets(counts, 5, groups=groups, block_slots=20, good_enough=0.0)
+    (bucket,) = plan_buckets(counts, 5, groups=groups, block_slots=20, good_enough=0.0, worth=0)
+    assert len(bucket.layout.groups) == groups
     assembled = assemble(data, np.arange(5), bucket.layout, np.full(5, 0.5))
     batch = assembled.batch
 

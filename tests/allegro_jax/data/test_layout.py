@@ -21,6 +21,14 @@ def molecules(number: int = 200) -> Counts:
     return Counts.of([np.rint(base + random.normal(0, 1.2, 27)).astype(int) for _ in range(number)])
 
 
+def breathing(number: int) -> Counts:
+    """Like molecules, but those of some frames are denser throughout."""
+    random = np.random.default_rng(0)
+    base = 12 + 12 * np.linspace(0, 1, 27) ** 1.5
+    spread = [random.normal(0, 0.8) + random.normal(0, 0.6, 27) for _ in range(number)]
+    return Counts.of([np.rint(base + each).astype(int) for each in spread])
+
+
 def liquid(number: int = 60) -> Counts:
     random = np.random.default_rng(1)
     return Counts.of(
@@ -52,6 +60,24 @@ def test_waste_is_bounded():
     assert np.mean(waste(solids(), 5)) < 0.75 * np.mean(waste(solids(), 5, groups=1, max_buckets=1))
 
 
+def test_groups_are_worth_their_compilation():
+    """Few frames get few groups; more of the same frames get more, where that saves enough."""
+    one, few, many = (plan_buckets(molecules(number), 1) for number in (2, 60, 200))
+    groups = [sum(len(bucket.layout.groups) for bucket in each) for each in (one, few, many)]
+    assert groups == [1, 2, 3]
+
+    counts = breathing(100)
+    pairs = counts.values.sum()
+    found, least = plan_buckets(counts, 1), plan_buckets(counts, 1, worth=0)
+    groups = [sum(len(bucket.layout.groups) for bucket in each) for each in (found, least)]
+    assert groups == [3, 12]
+    slots = [
+        pairs / (1 - padding_waste(each, counts, shuffled_batches(each, 0, 0)))
+        for each in (found, least)
+    ]
+    assert slots[1] < 0.95 * slots[0] and slots[0] - slots[1] < (12 - 3) * 3000
+
+
 @pytest.mark.parametrize(
     ("file", "cutoff"), [("3bpa/train_300K.xyz", 5.0), ("water_pbe0ts/water_test.xyz", 5.0)]
 )
@@ -65,7 +91,7 @@ def test_waste_on_real_data(shared, file, cutoff):
 @pytest.mark.parametrize("counts", [molecules(33), liquid(7), solids(50)])
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_every_frame_is_in_one_batch_that_fits(counts, batch_size):
-    buckets = plan_buckets(counts, batch_size)
+    buckets = plan_buckets(counts, batch_size, worth=0)
     for epoch in range(3):
         batches = shuffled_batches(buckets, 0, epoch)
         assert sorted(np.concatenate([frames for _, frames in batches])) == list(range(len(counts)))
@@ -97,7 +123,7 @@ def test_order_depends_on_seed_and_epoch_alone():
 )
 def test_any_data_can_be_laid_out(counts, batch_size, groups):
     counts = Counts.of([np.asarray(count, int) for count in counts])
-    buckets = plan_buckets(counts, batch_size, groups=groups)
+    buckets = plan_buckets(counts, batch_size, groups=groups, worth=0)
     batches = shuffled_batches(buckets, 0, 0)
     assert sorted(np.concatenate([frames for _, frames in batches])) == list(range(len(counts)))
     for place, frames in batches:
