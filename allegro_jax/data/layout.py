@@ -20,8 +20,9 @@ from jaxtyping import Int
 
 from allegro_jax.data.ragged import Counts
 
-# Slots are estimated from one packing of so many frames.
-TRIED_FRAMES = 1000
+# Slots are estimated from packings of so many frames, in all; few frames are packed so often at
+# most, for one order of them may by chance do with fewer batches than others.
+TRIED_FRAMES, TRIED_ORDERS = 1000, 8
 # Compiling a group of rows takes seconds, whatever its size: as long as some 10⁵ slots of training
 # on a processor core, which this many saved per epoch make up for in thirty epochs.
 SLOTS_WORTH_A_GROUP = 3000
@@ -273,7 +274,7 @@ def _plan(
     for number in range(1, groups + 1):
         # so few slots would be worth these groups; then the fewest
         fewest = best.slots - worth * (number - len(best.layout.groups)) if best else np.inf
-        for quantile in (0.5, 0.6, 0.7, 0.85, 1.0):
+        for quantile in (0.5, 0.6, 0.65, 0.7, 0.75, 0.85, 1.0):
             # every frame must fit alone, most batches should
             envelope = np.quantile(sample, quantile, axis=0, method="higher")
             envelope[: len(alone)] = np.maximum(envelope[: len(alone)], alone)
@@ -282,15 +283,22 @@ def _plan(
             if each * -(-len(tried) // batch_size) >= fewest:
                 continue  # not even if all batches were full
             bucket = Bucket(layout, tried, layout.demands(some))
-            batches = bucket.pack(np.arange(len(tried)), np.random.default_rng(seed + 2))
-            if each * len(batches) < fewest:
-                fewest = each * len(batches)
-                best = _Plan(layout, members, fewest)
+            slots = each * _mean_batches(bucket, np.random.default_rng(seed + 2))
+            if slots < fewest:
+                fewest, best = slots, _Plan(layout, members, slots)
         assert best is not None
         if pairs >= (1 - good_enough) * best.slots:
             break
     assert best is not None
     return best
+
+
+def _mean_batches(bucket: Bucket, random: np.random.Generator) -> float:
+    """How many batches the frames of a bucket take, over some orders of them."""
+    number = len(bucket.frames)
+    orders = int(np.clip(TRIED_FRAMES // number, 1, TRIED_ORDERS))
+    packed = [bucket.pack(random.permutation(number), random) for _ in range(orders)]
+    return sum(map(len, packed)) / orders
 
 
 def _sampled_profiles(own: Counts, batch_size: int, seed: int) -> np.ndarray:
