@@ -48,6 +48,8 @@ class TrainState:
     step: Any
 
 
+# Muon's quintic iteration x ↦ a x + (b x xᵀ + c (x xᵀ)²) x (K. Jordan, 2024).
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 # Leaves that are looked up or multiplied element by element, though they have two axes.
 TABLES = frozenset({"type_embedding", "spline", "tensor_product"})
 
@@ -87,6 +89,7 @@ def build_optimiser(
             learning_rate,
             weight_decay=fit.weight_decay,
             consistent_rms=0.2,
+            ns_coeffs=(NEWTON_SCHULZ,) * 5,  # given one by one they make a loop: quicker to compile
             muon_weight_dimension_numbers=lambda params: jax.tree.map(
                 lambda chosen: optax.contrib.MuonDimensionNumbers() if chosen else None,
                 matrices(params),
