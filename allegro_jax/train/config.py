@@ -97,7 +97,7 @@ class FitConfig:
         tensorboard: whether to write curves for TensorBoard as well.
         devices: how many evaluate a batch (of each process); ``null`` for as many as JAX finds and
             have a frame to evaluate. The weights that come out differ by rounding alone.
-        row_groups: groups of rows that a batch is padded in.
+        row_groups: most groups of rows that a batch is padded in; few frames get fewer.
         block_slots: neighbour slots evaluated at once; ``null`` chooses for the hardware.
     """
 
