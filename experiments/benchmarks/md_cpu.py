@@ -30,7 +30,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from reference_cpu import PAUSE, pin, processor, say
+from racing import PAUSE, pin, processor, say
 
 OURS, FORCES = "allegro-jax", "forces alone"
 ENGINES = {

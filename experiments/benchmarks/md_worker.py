@@ -108,7 +108,7 @@ def allegro() -> Any:
     import dataclasses
 
     import jax
-    from reference_cpu import model_settings
+    from reference import model_settings
 
     from allegro_jax import AllegroPotential
     from allegro_jax.model import init

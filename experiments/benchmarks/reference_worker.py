@@ -1,6 +1,6 @@
 """nequip-allegro in a process of its own: builds, compiles, evaluates and trains on request.
 
-Started by ``reference_cpu.py`` with the Python of an environment that has torch, nequip and
+Started by ``reference.py`` with the Python of an environment that has torch, nequip and
 nequip-allegro. Reads one JSON request a line from its standard input and answers each with one
 line of JSON; arrays travel in ``.npz`` files.
 """
@@ -13,7 +13,7 @@ import os
 import sys
 import time
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import ase
 import numpy as np
@@ -26,6 +26,15 @@ from nequip.scripts._compile_utils import AOTI_ASE_TARGET, COMPILE_TARGET_DICT
 from nequip.utils.aot import aot_export_model
 from nequip.utils.global_state import set_global_state
 from nequip.utils.versions import get_current_code_versions
+from racing import peak_bytes
+
+
+class Labelled(NamedTuple):
+    """A batch of frames of one size, with energies in eV and forces in eV/Å."""
+
+    data: Any
+    energies: torch.Tensor
+    forces: torch.Tensor
 
 
 class Worker:
@@ -36,6 +45,9 @@ class Worker:
         self.settings: dict[str, Any] = {}
         self.frames: dict[str, Any] = {}
         self.models: dict[str, Any] = {}
+        self.batches: dict[str, list[Labelled]] = {}
+        self.trained: dict[tuple[str, str], Any] = {}
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"  # of training
 
     def threads(self, count: int) -> dict[str, Any]:
         torch.set_num_threads(count)
@@ -92,32 +104,69 @@ class Worker:
             )
         return {"seconds": seconds}
 
-    def prepare_training(self, frames: list[str], learning_rate: float) -> dict[str, Any]:
-        """A batch of labelled frames, and a model to train."""
-        model = AllegroModel(**self.settings).train()
-        self.batch = AtomicDataDict.batched_from_list([self._data(path) for path in frames])
-        labels = [np.load(path) for path in frames]
-        dtype = torch.float64
-        self.energies = torch.tensor([float(label["energy"]) for label in labels], dtype=dtype)
-        self.forces = torch.tensor(
-            np.concatenate([label["forces"] for label in labels]), dtype=dtype
-        )
-        self.atoms = torch.tensor([len(label["forces"]) for label in labels], dtype=dtype)
-        self.models["training"] = model
-        self.optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate)
-        return {"pairs": int(AtomicDataDict.num_edges(self.batch))}
+    def prepare_training(
+        self, name: str, frames: list[str], batches: list[list[int]], learning_rate: float
+    ) -> dict[str, Any]:
+        """Batches of labelled frames, and models to train on them: eager and compiled.
 
-    def train_step(self) -> dict[str, Any]:
+        ``nequip-train`` compiles where the model's settings say ``compile_mode: compile``.
+        """
+        data, labels = [self._data(path) for path in frames], [np.load(path) for path in frames]
+        dtype, device = torch.float64, self.device
+        self.batches[name] = [
+            Labelled(
+                data=AtomicDataDict.to_(
+                    AtomicDataDict.batched_from_list([data[frame] for frame in batch]), device
+                ),
+                energies=torch.tensor(
+                    [float(labels[frame]["energy"]) for frame in batch], dtype=dtype, device=device
+                ),
+                forces=torch.tensor(
+                    np.concatenate([labels[frame]["forces"] for frame in batch]),
+                    dtype=dtype,
+                    device=device,
+                ),
+            )
+            for batch in batches
+        ]
+        for mode in ("eager", "compile"):
+            model = AllegroModel(**self.settings, compile_mode=mode).to(device).train()
+            optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate)
+            self.trained[name, mode] = model, optimiser
+        pairs = [int(AtomicDataDict.num_edges(batch.data)) for batch in self.batches[name]]
+        return {"pairs": sum(pairs) / len(pairs)}
+
+    def train_step(self, name: str, mode: str, batch: int) -> dict[str, Any]:
         """One step of Adam on the mean squares of energies per atom and forces."""
+        model, optimiser = self.trained[name, mode]
+        labelled = self.batches[name][batch]
+        self._wait()
         start = time.perf_counter()
-        out = self.models["training"](dict(self.batch))
+        out = model(dict(labelled.data))
         energies = out[AtomicDataDict.TOTAL_ENERGY_KEY].reshape(-1)
-        per_atom = ((energies - self.energies) / self.atoms).square().mean()
-        loss = per_atom + (out[AtomicDataDict.FORCE_KEY] - self.forces).square().mean()
-        self.optimiser.zero_grad(set_to_none=True)
+        atoms = AtomicDataDict.num_nodes(labelled.data) / len(energies)
+        per_atom = ((energies - labelled.energies) / atoms).square().mean()
+        loss = per_atom + (out[AtomicDataDict.FORCE_KEY] - labelled.forces).square().mean()
+        optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        self.optimiser.step()
+        optimiser.step()
+        self._wait()
         return {"seconds": time.perf_counter() - start, "loss": loss.item()}
+
+    def first_step(self, name: str, mode: str) -> dict[str, Any]:
+        """The step that compiles, and its loss; or why it cannot be taken."""
+        try:
+            return self.train_step(name, mode, 0)
+        except Exception as error:  # whatever torch.compile may raise: the reason is reported
+            lines = str(error).strip().splitlines() or [""]
+            return {"error": f"{type(error).__name__}: {lines[0]}"}
+
+    def memory(self) -> dict[str, Any]:
+        return {"peak": peak_bytes()}
+
+    def _wait(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
 
     def _data(self, path: str) -> Any:
         arrays = np.load(path)
