@@ -27,6 +27,14 @@ def terminated():
     signal.signal(signal.SIGTERM, previous)
 
 
+@pytest.fixture
+def interruptible():
+    """A shell starts jobs in the background with SIGINT ignored."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
 def run(folder, steps, **options):
     return simulate(
         LennardJones.create(("Ar",), 0.0104, 3.4, 5.0),
@@ -74,7 +82,7 @@ def test_the_wall_time_leaves_room_for_the_longest_chunk(monkeypatch):
         assert interruption.stopping is stopping
 
 
-def test_a_second_signal_does_what_it_always_did():
+def test_a_second_signal_does_what_it_always_did(interruptible):
     with Interruption(None) as interruption:
         signal.raise_signal(signal.SIGINT)
         interruption.look()
