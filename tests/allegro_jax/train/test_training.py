@@ -21,6 +21,7 @@ from ase.io import write
 
 from allegro_jax import model_file
 from allegro_jax.data.frames import DataError
+from allegro_jax.data.layout import plan_buckets
 from allegro_jax.settings import ConfigError
 from allegro_jax.train.config import config_from_dict
 from allegro_jax.train.loop import train
@@ -231,7 +232,10 @@ def test_early_stop_and_other_choices(folder, tmp_path):
     assert any("Early stop" in line for line in said)
 
 
-def test_buckets_compile_once(folder, tmp_path):
+def test_buckets_compile_once(folder, tmp_path, monkeypatch):
+    # so few frames are not worth a second layout otherwise
+    plan = functools.partial(plan_buckets, worth=0)
+    monkeypatch.setattr("allegro_jax.train.parts.plan_buckets", plan)
     frames = [alloy(number) for number in range(12)]
     frames += [alloy(number).repeat((2, 1, 1)) for number in range(12)]
     for atoms in frames:
