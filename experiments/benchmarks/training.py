@@ -48,7 +48,9 @@ from training_epoch import race_epochs
 
 OURS, MUON, EAGER, COMPILED = "allegro-jax", "allegro-jax, muon", "eager", "compiled"
 SYSTEMS = {"3BPA": 27, "water": 192}  # atoms per frame
-FRAMES = 20
+# Layouts are those for so many frames; steps are taken on a few batches of them.
+FRAMES = {"3BPA": 450, "water": 50}
+BATCHES = 4
 LEARNING_RATE = 1e-3
 MOST_SECONDS = 30.0  # of a race, once each contender has had its fewest turns
 ONE_FRAME = "nequip evaluates batches of one frame eagerly"
@@ -143,6 +145,8 @@ def race_steps(
     options: argparse.Namespace,
 ) -> dict[str, Any]:
     """A system in batches of one size, all contenders."""
+    import numpy as np
+
     frames = labelled(system)
     batches = Batches(frames, size)
     atoms = size * len(frames[0])
@@ -155,15 +159,15 @@ def race_steps(
     contenders: dict[str, Callable[[], float]] = dict(ours)
     if reference is not None:
         name = f"{system} {size}"
-        paths = []
-        for number, atoms in enumerate(frames):
-            paths.append(str(reference.folder / f"{name}_{number}.npz"))
-            write_structure(Path(paths[-1]), atoms)
+        used = np.unique(np.concatenate(batches.frames))
+        paths = [str(reference.folder / f"{name}_{number}.npz") for number in used]
+        for path, number in zip(paths, used, strict=True):
+            write_structure(Path(path), frames[number])
         row["pairs"] = reference(
             "prepare_training",
             name=name,
             frames=paths,
-            batches=[batch.tolist() for batch in batches.frames],
+            batches=[np.searchsorted(used, batch).tolist() for batch in batches.frames],
             learning_rate=LEARNING_RATE,
         )["pairs"]
         row["first_loss"] = {OURS: ours[OURS].first_loss}
@@ -196,7 +200,7 @@ def labelled(system: str) -> list[Any]:
 
     rng = np.random.default_rng(0)
     frames = []
-    for seed in range(FRAMES):
+    for seed in range(FRAMES[system]):
         atoms = structures.molecule(seed=seed) if system == "3BPA" else structures.water(64, seed)
         atoms.info["energy"] = float(rng.normal())
         atoms.arrays["forces"] = rng.normal(size=(len(atoms), 3))
@@ -205,7 +209,7 @@ def labelled(system: str) -> list[Any]:
 
 
 class Batches:
-    """The batches that a trainer would make of frames in an epoch, of the commonest layout.
+    """The first batches that a trainer would make of frames, of the commonest layout.
 
     Attributes:
         frames: frame numbers of each batch.
@@ -246,7 +250,7 @@ class Batches:
         self.waste = padding_waste(buckets, data.counts, epoch)
         self.frames = [
             chosen for place, chosen in epoch if place == commonest and len(chosen) == size
-        ]
+        ][:BATCHES]
         self.assembled = [
             assemble(data, chosen, buckets[commonest].layout, np.zeros(len(frames))).batch
             for chosen in self.frames

@@ -41,11 +41,12 @@ def test_our_steps_alone(tmp_path):
 
 
 def test_batches_are_those_of_an_epoch():
-    from training import FRAMES, Batches, labelled
+    from training import BATCHES, Batches, labelled
 
     batches = Batches(labelled("3BPA"), 5)
     chosen = np.concatenate(batches.frames)
-    assert len(chosen) == len(set(chosen)) <= FRAMES
+    assert len(chosen) == len(set(chosen)) == 5 * BATCHES
+    assert batches.waste < 0.2
     assert all(len(frames) == 5 for frames in batches.frames)
     for batch in batches.assembled:
         assert (batch.species >= 0).sum() == 5 * 27
