@@ -26,7 +26,7 @@ from nequip.scripts._compile_utils import AOTI_ASE_TARGET, COMPILE_TARGET_DICT
 from nequip.utils.aot import aot_export_model
 from nequip.utils.global_state import set_global_state
 from nequip.utils.versions import get_current_code_versions
-from racing import peak_bytes
+from racing import peak_bytes, resident_bytes
 
 
 class Labelled(NamedTuple):
@@ -162,7 +162,7 @@ class Worker:
             return {"error": f"{type(error).__name__}: {lines[0]}"}
 
     def memory(self) -> dict[str, Any]:
-        return {"peak": peak_bytes()}
+        return {"peak": peak_bytes(), "resident": resident_bytes()}
 
     def _wait(self) -> None:
         if self.device == "cuda":

@@ -9,12 +9,14 @@ allegro-jax is timed. Everything is in float32. Three parts, each of which ``--o
 ``step``: a step of training, by Adam: model, loss, gradient, change of the weights. Ours is the
 step that the trainer compiles; nequip's is what ``nequip-train`` does in one, eager and compiled
 (``compile_mode: compile``), without Lightning's bookkeeping. All start from the same weights, see
-the same batches and take turns; medians.
+the same batches and take turns; medians. Steps in training follow one another, so where they are
+short every contender's turn begins with one that does not count (``racing.in_turns``).
 
 ``epoch``: ``allegro-jax train`` against ``nequip-train``, whole programs as a user starts them, on
 acetylacetone (``training_epoch.py``).
 
-``memory``: the peak of a process that takes three steps.
+``memory``: of a process that takes three steps, at its peak and after them. Of small batches our
+peak is that of the compiler.
 
 On a machine with a GPU both use it, and its utilisation is printed as well.
 """
@@ -32,7 +34,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from racing import Utilisation, in_turns, peak_bytes, pin, processor, say
+from racing import Utilisation, in_turns, peak_bytes, pin, processor, resident_bytes, say
 from reference import (
     CUTOFF,
     SPECIES,
@@ -347,7 +349,7 @@ def our_memory(system: str) -> dict[str, Any]:
     step = OurStep(potential, batches, "adam")
     for _ in range(STEPS_FOR_MEMORY):
         step()
-    return {"peak": peak_bytes(), "before": libraries}
+    return {"peak": peak_bytes(), "before": libraries, "after": resident_bytes()}
 
 
 def their_memory(system: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -371,7 +373,8 @@ def their_memory(system: str, options: argparse.Namespace) -> dict[str, Any]:
         before = reference("memory")["peak"]
         for _ in range(STEPS_FOR_MEMORY):
             reference("train_step", name=system, mode="eager", batch=0)
-        return {"peak": reference("memory")["peak"], "before": before}
+        after = reference("memory")
+        return {"peak": after["peak"], "before": before, "after": after["resident"]}
 
 
 # -- report ---------------------------------------------------------------------------------------
@@ -397,7 +400,7 @@ def markdown(results: dict[str, Any]) -> str:
         lines += [
             "",
             f"Peak memory, GB, batches of {BATCH_FOR_MEMORY} (target: a third of the eager "
-            "reference's); in brackets before the first step:",
+            "reference's); in brackets before the first step, and after three:",
             "",
             "| system | allegro-jax | eager | ratio |",
             "|---|---|---|---|",
@@ -430,7 +433,8 @@ def _memory_line(row: dict[str, Any]) -> str:
     def cell(found: dict[str, Any] | None) -> str:
         if not found or found["peak"] is None:
             return "–"
-        return f"{found['peak'] / 1e9:.2f} ({found['before'] / 1e9:.2f})"
+        peak, before, after = (found[name] / 1e9 for name in ("peak", "before", "after"))
+        return f"{peak:.2f} ({before:.2f}, {after:.2f})"
 
     ours, theirs = row["bytes"][OURS], row["bytes"].get(EAGER)
     ratio = f"**{theirs['peak'] / ours['peak']:.1f}**" if theirs and ours["peak"] else "–"

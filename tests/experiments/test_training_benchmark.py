@@ -80,6 +80,27 @@ def test_programs_are_watched(tmp_path):
         watched([sys.executable, "-c", "raise SystemExit('no such thing')"], tmp_path, {})
 
 
+@pytest.mark.parametrize(("seconds", "runs"), [(0.1, 2 + 2 * 3), (5.0, 2 + 3)])
+def test_short_runs_follow_one_of_their_own(monkeypatch, seconds, runs):
+    import racing
+
+    monkeypatch.setattr(racing, "PAUSE", 0)
+    taken = []
+
+    def contender(name, seconds):
+        def run():
+            following = taken[-1:] == [name]
+            taken.append(name)
+            return seconds if following else 2 * seconds
+
+        return run
+
+    contenders = {"quick": contender("quick", 0.01), "slow": contender("slow", seconds)}
+    found = racing.in_turns("a race", 3, contenders)
+    assert taken.count("quick") == taken.count("slow") == runs
+    assert found == {"quick": 0.01 * (1 + (runs == 5)), "slow": seconds * (1 + (runs == 5))}
+
+
 def test_utilisation_is_asked_of_the_driver(tmp_path, monkeypatch):
     from racing import Utilisation
 
@@ -111,7 +132,10 @@ def test_table():
         "gpu_percent": None,
     }
     alone = step | {"frames": 1, "seconds": {"allegro-jax": 0.01}, "notes": ["compiled: a reason"]}
-    memory = {"allegro-jax": {"peak": 1e9, "before": 4e8}, "eager": {"peak": 3.5e9, "before": 5e8}}
+    memory = {
+        "allegro-jax": {"peak": 1e9, "before": 4e8, "after": 8e8},
+        "eager": {"peak": 3.5e9, "before": 5e8, "after": 3e9},
+    }
     text = markdown(
         {
             "machine": {"processor": "some", "threads": 2},
@@ -124,4 +148,4 @@ def test_table():
     assert "| 3BPA | 5 | 50.0 | – | 600.0 | **12.0** | 400.0 | **8.0** | 11% | 12 s, 60 s |" in text
     assert "| 3BPA | 1 | 10.0 | – | – | – | – | – | 11% | 12 s, – |" in text
     assert "compiled: a reason" in text and "No epochs: no data." in text
-    assert "| 3BPA | 1.00 (0.40) | 3.50 (0.50) | **3.5** |" in text
+    assert "| 3BPA | 1.00 (0.40, 0.80) | 3.50 (0.50, 3.00) | **3.5** |" in text
