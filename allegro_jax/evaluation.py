@@ -148,7 +148,7 @@ def errors_of(frames: Sequence[Frame], predictions: Sequence[Mapping[str, Any]])
     return report
 
 
-def write_report(path: str | Path, report: Mapping[str, Any]) -> None:
+def write_errors(path: str | Path, report: Mapping[str, Any]) -> None:
     """Write errors as JSON."""
     Path(path).write_text(json.dumps(report, indent=2) + "\n")
 
@@ -248,6 +248,6 @@ __all__ = [
     "evaluate",
     "predict_frames",
     "report_errors",
+    "write_errors",
     "write_predictions",
-    "write_report",
 ]

@@ -12,8 +12,7 @@ from allegro_jax.data.checks import Problem, summarise_skipped, write_problems
 from allegro_jax.data.dataset import DataSet
 from allegro_jax.data.frames import Frame
 from allegro_jax.data.sources import read_frames
-from allegro_jax.evaluation import predict_frames, report_errors
-from allegro_jax.evaluation import write_report as write_errors
+from allegro_jax.evaluation import predict_frames, report_errors, write_errors
 from allegro_jax.train import figures
 from allegro_jax.train.config import TrainingConfig
 from allegro_jax.train.progress import closing_summary

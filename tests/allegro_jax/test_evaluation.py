@@ -13,7 +13,7 @@ from ase.io import read, write
 
 from allegro_jax.data.frames import DataError
 from allegro_jax.data.sources import read_frames
-from allegro_jax.evaluation import evaluate, predict_frames, write_report
+from allegro_jax.evaluation import evaluate, predict_frames, write_errors
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_errors_per_file(files, report, tmp_path):
     assert molecules["by_species"] == found["by_species"] and not crystals["by_species"]
     assert "stress_mae" not in molecules and "forces_mae" not in crystals
     assert crystals["stress_rmse"] == found["stress_rmse"]
-    write_report(tmp_path / "errors.json", found)
+    write_errors(tmp_path / "errors.json", found)
     assert json.loads((tmp_path / "errors.json").read_text()) == found
 
 
