@@ -21,7 +21,7 @@ from md import (
     run_file,
     structure_file,
 )
-from md.commands import duration, number_or_ramp
+from md.commands.options import duration, number_or_ramp
 
 POTENTIAL = """
 potential: lennard-jones

@@ -1,74 +1,13 @@
-"""Commands of the engine, for any program that knows how to read a potential: md, relax, join."""
+"""The command md: what its options are called, and what it hands on to :func:`md.simulate`."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from md import names
-
-Value = float | tuple[Any, ...]
-
-
-class LoadedPotential(NamedTuple):
-    """What a program makes of a potential's file.
-
-    Attributes:
-        potential: a :class:`md.local_potential.LocalPotential`.
-        shortest_distances: [T, T] Å of its training data, or None.
-    """
-
-    potential: Any
-    shortest_distances: Any = None
-
-
-Loader = Callable[[str, str], LoadedPotential]
-"""``(path, dtype) -> LoadedPotential``: for files that are not YAML."""
-
-
-def add_commands(commands: argparse._SubParsersAction, load: Loader) -> None:
-    """Add md, relax and join to a program's commands."""
-    _add_md(commands, load)
-    _add_relax(commands, load)
-    _add_join(commands)
-
-
-def number_or_ramp(text: str) -> Value:
-    """``300``; ``300:1000``, from one to the other; ``1,2,3``, along x, y and z; or both."""
-    try:
-        ends = [
-            tuple(float(x) for x in end.split(",")) if "," in end else float(end)
-            for end in text.split(":")
-        ]
-    except ValueError:
-        ends = []
-    if len(ends) not in (1, 2):
-        raise argparse.ArgumentTypeError(f"write a number, or START:END, not {text!r}")
-    return ends[0] if len(ends) == 1 else tuple(ends)
-
-
-def numbers(text: str) -> tuple[float, ...]:
-    """``1,2,3``."""
-    try:
-        return tuple(float(x) for x in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"write numbers with commas, not {text!r}") from None
-
-
-def duration(text: str) -> float:
-    """Seconds, from ``3600`` or ``1:00:00`` or ``30:00``."""
-    try:
-        parts = [float(part) for part in text.split(":")]
-    except ValueError:
-        parts = []
-    if not 1 <= len(parts) <= 3:
-        raise argparse.ArgumentTypeError(f"write seconds, or H:MM:SS, not {text!r}")
-    return sum(part * 60**place for place, part in enumerate(reversed(parts)))
-
-
-# -- md -------------------------------------------------------------------------------------------
+from md.commands.inputs import Loader, add_inputs, load_potential, read_structure
+from md.commands.options import add_dtype, duration, number_or_ramp, numbers
 
 # options that are words of md.simulate or md.Stage under another name
 _WORDS = {
@@ -96,7 +35,8 @@ _OWN = ("command", "model", "structure", "potential", "format", "species", "run_
 _UNCERTAIN = 3  # the exit code of a run that its uncertainty stopped
 
 
-def _add_md(commands: argparse._SubParsersAction, load: Loader) -> None:
+def add_command(commands: argparse._SubParsersAction, load: Loader) -> None:
+    """Add md to a program\'s commands."""
     parser = commands.add_parser(
         "md",
         help="molecular dynamics",
@@ -104,7 +44,7 @@ def _add_md(commands: argparse._SubParsersAction, load: Loader) -> None:
         "checkpoints and figures. A pair START:END is a linear ramp.",
     )
     parser.set_defaults(command=lambda options: _md(options, load))
-    _add_inputs(parser)
+    add_inputs(parser)
     group = parser.add_argument_group("the run")
     add = group.add_argument
     add(
@@ -294,7 +234,7 @@ def _md(options: argparse.Namespace, load: Loader) -> int:
     if any(getattr(options, name) is not None for name in _UNCERTAINTY):
         words["uncertainty"] = _uncertainty(options, words.get("uncertainty"))
     words.setdefault("shortest_distances", loaded.shortest_distances)
-    simulation = simulate(loaded.potential, _structure(options), **words)
+    simulation = simulate(loaded.potential, read_structure(options), **words)
     print(_summary(simulation, words["output"]))
     return 0 if simulation.stopped is None else _UNCERTAIN
 
@@ -349,156 +289,3 @@ def _summary(simulation: Any, output: Any) -> str:
     elif not simulation.complete:
         words += "; the wall time ended before the run did: go on with --restart"
     return words
-
-
-# -- relax ----------------------------------------------------------------------------------------
-
-
-def _add_relax(commands: argparse._SubParsersAction, load: Loader) -> None:
-    parser = commands.add_parser(
-        "relax",
-        help="relax a structure: its atoms, and its cell if asked to",
-        description="Move atoms to the nearest minimum of the energy, and the cell to a pressure. "
-        "Writes log.csv and final.extxyz.",
-    )
-    parser.set_defaults(command=lambda options: _relax(options, load))
-    _add_inputs(parser)
-    add = parser.add_argument
-    add("--method", choices=("fire", "lbfgs"), default="fire", help="default: fire")
-    add("--cell", choices=names.COUPLINGS, help="what the cell may do (default: nothing)")
-    add("--pressure", type=float, default=0.0, metavar="GPA", help="with --cell (default: 0)")
-    add(
-        "--force-tolerance",
-        type=float,
-        default=0.01,
-        metavar="EV/A",
-        help="of the largest force (default: 0.01)",
-    )
-    add(
-        "--stress-tolerance",
-        type=float,
-        default=0.05,
-        metavar="GPA",
-        help="of the largest component (default: 0.05)",
-    )
-    add("--max-steps", type=int, default=1000, metavar="N", help="default: 1000")
-    add("--output", required=True, metavar="DIR", help="folder of the results")
-    add(
-        "--trajectory-every",
-        type=int,
-        default=0,
-        metavar="N",
-        help="steps between frames (default: 0, none)",
-    )
-    add("--no-progress", action="store_true", help="show no progress bar")
-    add_dtype(parser)
-
-
-def _relax(options: argparse.Namespace, load: Loader) -> None:
-    from md.relaxation import relax
-
-    loaded = load_potential(options, load, options.dtype)
-    result = relax(
-        loaded.potential,
-        _structure(options),
-        method=options.method,
-        cell=options.cell,
-        pressure_GPa=options.pressure,
-        force_tolerance=options.force_tolerance,
-        stress_tolerance_GPa=options.stress_tolerance,
-        max_steps=options.max_steps,
-        dtype=options.dtype,
-        output=options.output,
-        trajectory_every=options.trajectory_every,
-        progress=not options.no_progress,
-    )
-    energy, force = result.log["energy_eV"][-1], result.log["force_eV_per_A"][-1]
-    how = "relaxed" if result.converged else "NOT converged: give more --max-steps;"
-    print(
-        f"{how} after {result.steps} steps: energy {energy:.6f} eV, largest force "
-        f"{force:.4f} eV/Å; in {options.output}"
-    )
-
-
-# -- join -----------------------------------------------------------------------------------------
-
-
-def _add_join(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "join",
-        help="make one file of the trajectory that a killed run left in segments",
-        description="Join the closed segments of an h5md or traj trajectory. The segments stay, "
-        "so a run that is still going on, or is restarted, does not mind.",
-    )
-    parser.set_defaults(command=_join)
-    parser.add_argument("folder", metavar="DIR", help="folder of a run")
-
-
-def _join(options: argparse.Namespace) -> None:
-    from md.trajectory import join
-
-    for path in join(options.folder):
-        print(path)
-
-
-# -- shared ---------------------------------------------------------------------------------------
-
-
-def _add_inputs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "model",
-        nargs="?",
-        metavar="MODEL",
-        help="a model file, or a YAML file that describes a potential; not with --potential",
-    )
-    parser.add_argument("structure", metavar="STRUCTURE", help="a structure that ASE reads")
-    parser.add_argument(
-        "--potential",
-        metavar="MODULE:FUNCTION",
-        help="a Python function that returns the potential, instead of MODEL",
-    )
-    parser.add_argument("--format", metavar="NAME", help="of the structure, as ASE names it")
-    parser.add_argument(
-        "--species",
-        nargs="+",
-        metavar="TYPE=SYMBOL",
-        help="elements of the types in a LAMMPS data file",
-    )
-
-
-def add_dtype(parser: argparse._ActionsContainer, default: str | None = "float32") -> None:
-    """The option --dtype; without a default where something else may say it."""
-    parser.add_argument(
-        "--dtype",
-        choices=("float32", "float64"),
-        default=default,
-        help="precision of the arithmetic (default: float32)",
-    )
-
-
-def load_potential(options: argparse.Namespace, load: Loader, dtype: str) -> LoadedPotential:
-    """The potential that the options name: a function, a YAML file, or the program's own kind."""
-    from md import potential_file
-
-    if options.potential is not None:
-        if options.model is not None:
-            raise ValueError("give either MODEL or --potential, not both")
-        return LoadedPotential(potential_file.from_import(options.potential))
-    if options.model is None:
-        raise ValueError("give MODEL and STRUCTURE, or --potential MODULE:FUNCTION and STRUCTURE")
-    if Path(options.model).suffix in (".yaml", ".yml"):
-        return LoadedPotential(potential_file.load(options.model, dtype=dtype))
-    return load(options.model, dtype)
-
-
-def _structure(options: argparse.Namespace) -> Any:
-    from md import structure_file
-
-    species = None
-    if options.species:
-        try:
-            pairs = [pair.split("=", 1) for pair in options.species]
-            species = {int(number): symbol for number, symbol in pairs}
-        except ValueError:
-            raise ValueError("--species: write TYPE=SYMBOL, for example 1=Li 2=O") from None
-    return structure_file.read(options.structure, options.format, species)

@@ -1,0 +1,76 @@
+"""What a command works on: a potential, by the options that name one, and a structure."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class LoadedPotential(NamedTuple):
+    """What a program makes of a potential's file.
+
+    Attributes:
+        potential: a :class:`md.local_potential.LocalPotential`.
+        shortest_distances: [T, T] Å of its training data, or None.
+    """
+
+    potential: Any
+    shortest_distances: Any = None
+
+
+Loader = Callable[[str, str], LoadedPotential]
+"""``(path, dtype) -> LoadedPotential``: for files that are not YAML."""
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """The options that :func:`load_potential` and :func:`read_structure` look at."""
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="a model file, or a YAML file that describes a potential; not with --potential",
+    )
+    parser.add_argument("structure", metavar="STRUCTURE", help="a structure that ASE reads")
+    parser.add_argument(
+        "--potential",
+        metavar="MODULE:FUNCTION",
+        help="a Python function that returns the potential, instead of MODEL",
+    )
+    parser.add_argument("--format", metavar="NAME", help="of the structure, as ASE names it")
+    parser.add_argument(
+        "--species",
+        nargs="+",
+        metavar="TYPE=SYMBOL",
+        help="elements of the types in a LAMMPS data file",
+    )
+
+
+def load_potential(options: argparse.Namespace, load: Loader, dtype: str) -> LoadedPotential:
+    """The potential that the options name: a function, a YAML file, or the program's own kind."""
+    from md import potential_file
+
+    if options.potential is not None:
+        if options.model is not None:
+            raise ValueError("give either MODEL or --potential, not both")
+        return LoadedPotential(potential_file.from_import(options.potential))
+    if options.model is None:
+        raise ValueError("give MODEL and STRUCTURE, or --potential MODULE:FUNCTION and STRUCTURE")
+    if Path(options.model).suffix in (".yaml", ".yml"):
+        return LoadedPotential(potential_file.load(options.model, dtype=dtype))
+    return load(options.model, dtype)
+
+
+def read_structure(options: argparse.Namespace) -> Any:
+    """The structure that the options name."""
+    from md import structure_file
+
+    species = None
+    if options.species:
+        try:
+            pairs = [pair.split("=", 1) for pair in options.species]
+            species = {int(number): symbol for number, symbol in pairs}
+        except ValueError:
+            raise ValueError("--species: write TYPE=SYMBOL, for example 1=Li 2=O") from None
+    return structure_file.read(options.structure, options.format, species)
