@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from allegro_jax.compilation_cache import cache_root
-from allegro_jax.data import named_sets, store
+from allegro_jax.data import store
 from allegro_jax.data.checks import Problem
 from allegro_jax.data.comparison import Comparison
 from allegro_jax.data.config import DataConfig
 from allegro_jax.data.dataset import ELEMENTS, DataSet, join
 from allegro_jax.data.frames import Frame
-from allegro_jax.data.sources import iter_frames
+from allegro_jax.data.reading import bytes_of, read_in_order
 from allegro_jax.data.statistics import find_species
 from allegro_jax.settings import ConfigError
 
@@ -75,7 +75,10 @@ def load(
         comparison = Comparison()
         for part, group in enumerate(files):
             report = config.report(skipped)
-            for frame in iter_frames(group, config.conventions, species=known, report=report):
+            read = read_in_order(
+                group, config.conventions, species=known, report=report, processes=processes()
+            )
+            for frame in read:
                 suspicions.extend(comparison.add(frame))
                 numbers[part] += 1
                 yield frame
@@ -89,7 +92,7 @@ def load(
             "suspicions": list(map(dataclasses.asdict, suspicions)),
         }
 
-    folder = _folder(config, sum(map(_size, paths)))
+    folder = _folder(config, sum(map(bytes_of, paths)))
     pieces = store.parts(frames(), recipe, processes())
     if folder is None:
         return _loaded(join(list(pieces)), notes(), paths, "")
@@ -129,7 +132,7 @@ def occurring_species(config: DataConfig) -> tuple[str, ...]:
     """
     report = config.report([])
     files = [*config.train, *validation_files(config)]
-    frames: Iterable[Frame] = iter_frames(files, config.conventions, report=report)
+    frames = read_in_order(files, config.conventions, report=report, processes=processes())
     return find_species(frame for frame in frames if not frame.is_isolated_atom)
 
 
@@ -149,14 +152,6 @@ def _folder(config: DataConfig, total: int) -> Path | None:
     if config.cache is False or root is None or small:
         return None
     return root / "neighbourhoods"
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file, of all files of a folder, or of the file of a published set."""
-    if named_sets.is_named(path):
-        path = named_sets.resolve(path)
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files)
 
 
 def _loaded(data: DataSet, notes: dict[str, Any], paths: Sequence[Path], message: str) -> Loaded:

@@ -16,7 +16,15 @@ from allegro_jax.data.sources.named import conventions_of
 Report = Callable[[Problem], object]
 """What is to be done about a problem; frames that have one are left out."""
 
-__all__ = ["Report", "expand", "find_format", "frame_from_atoms", "iter_frames", "read_frames"]
+__all__ = [
+    "Report",
+    "expand",
+    "find_format",
+    "frame_from_atoms",
+    "iter_frames",
+    "raise_problem",
+    "read_frames",
+]
 
 
 def read_frames(
@@ -57,7 +65,7 @@ def iter_frames(
     Raises:
         DataError: naming file, frame (counted from 0) and field.
     """
-    report = report or _refuse
+    report = report or raise_problem
     for entry in [paths] if isinstance(paths, str | Path) else paths:
         for path in expand(entry):
             how = conventions
@@ -112,5 +120,6 @@ def _no_labels(frame: Frame, record: Record, conventions: Conventions) -> Proble
     )
 
 
-def _refuse(problem: Problem) -> None:
+def raise_problem(problem: Problem) -> None:
+    """What is done about a problem where nothing else is said."""
     raise DataError(str(problem))

@@ -53,7 +53,7 @@ def test_memory_and_cache_agree(config, tmp_path, monkeypatch):
     cached = dataclasses.replace(config, cache=tmp_path / "cache")
     assert "kept in" in load(cached).message
     # from now on, no frame is read
-    monkeypatch.setattr(loading, "iter_frames", None)
+    monkeypatch.setattr(loading, "read_in_order", None)
     again = load(cached)
     assert "read from" in again.message
     assert_same(again.train.copy(), memory.train.copy())
