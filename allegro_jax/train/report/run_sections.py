@@ -87,7 +87,7 @@ def configuration_section(record: RunRecord) -> list[str]:
     given = record.configuration
     sections = {
         "data": (given["data"], _defaults(DataConfig)),
-        "model": (record.architecture, _defaults(AllegroConfig)),
+        "model": (_by_symbol(record.architecture), _defaults(AllegroConfig)),
         "training": (given["training"], _defaults(FitConfig)),
     }
     found = "from the model file or the data" if given.get("fine_tune") else "from the data"
@@ -104,6 +104,17 @@ def configuration_section(record: RunRecord) -> list[str]:
             rows.append([f"{section}.{key}", _setting(value), origin])
     rows += [[key, _setting(value), ""] for key, value in given.items() if key not in sections]
     return [page.table(["setting", "value", ""], rows)]
+
+
+def _by_symbol(architecture: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a model, with the symbols of what has a number for each species."""
+    species = architecture["species"]
+    numbers = {
+        name: dict(zip(species, architecture[name], strict=True))
+        for name in ("average_neighbours", "species_scales", "species_shifts")
+        if isinstance(architecture[name], list)
+    }
+    return architecture | numbers
 
 
 def _defaults(section: type) -> dict[str, Any]:

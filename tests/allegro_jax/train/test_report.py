@@ -197,6 +197,8 @@ def test_report_with_everything(finished):
     settings = {row[0]: row[1:] for row in page.table("setting")[1:]}
     assert settings["model.species"] == ["Na, Cl", "from the data"]
     assert settings["model.average_neighbours"][1] == "from the data"
+    shifts = "Na: [-+.0-9]+, Cl: [-+.0-9]+"
+    assert re.fullmatch(shifts, settings["model.species_shifts"][0])
     assert settings["model.cutoff"] == ["3.2", ""]
     assert settings["training.epochs"] == ["200", "default"]
     assert page.anchors >= {"errors", "data", "learning", "parity", "species", "worst", "timing"}
