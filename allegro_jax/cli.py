@@ -111,7 +111,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         description="Train a model. Writes model.safetensors, metrics.csv, plots and checkpoints.",
     )
     parser.set_defaults(command=_train)
-    parser.add_argument("config", metavar="CONFIG.yaml", help="what to train, on what, and how")
+    _add_configuration(parser)
     parser.add_argument("--output", metavar="DIR", help="folder of the results")
     parser.add_argument(
         "--distributed",
@@ -125,12 +125,6 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--processes", type=int, metavar="N", help="how many there are, and")
     parser.add_argument("--process", type=int, metavar="I", help="which this is, from 0")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="replaces a value of the file, for example model.l_max=3",
-    )
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -157,7 +151,7 @@ def _add_tune(commands: argparse._SubParsersAction) -> None:
         "from a few steps of each, and recommend one. Writes nothing.",
     )
     parser.set_defaults(command=_tune)
-    parser.add_argument("config", metavar="CONFIG.yaml", help="what to train, on what, and how")
+    _add_configuration(parser)
     parser.add_argument("--batch-sizes", metavar="N,N,...", help="default: 1,2,5,10 and its own")
     parser.add_argument(
         "--block-slots",
@@ -169,12 +163,6 @@ def _add_tune(commands: argparse._SubParsersAction) -> None:
         "--seconds", type=float, default=2.0, help="to measure each setting (default: 2)"
     )
     parser.add_argument("--json", metavar="OUT.json", help="write the figures")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="replaces a value of the file, for example model.l_max=3",
-    )
 
 
 def _tune(options: argparse.Namespace) -> None:
@@ -389,6 +377,16 @@ def _benchmark(options: argparse.Namespace) -> None:
 
 
 # -- shared ---------------------------------------------------------------------------------------
+
+
+def _add_configuration(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG.yaml", help="what to train, on what, and how")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="replaces a value of the file, for example model.l_max=3",
+    )
 
 
 def _load_model(path: str, dtype: str) -> Model:
