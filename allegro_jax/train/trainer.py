@@ -22,6 +22,7 @@ from allegro_jax.settings import ConfigError, last_value
 from allegro_jax.train import committee
 from allegro_jax.train.accumulation import Accumulation, add_gradient, count_labels
 from allegro_jax.train.breakdown import Breakdown
+from allegro_jax.train.compilation import compiled
 from allegro_jax.train.config import FitConfig, TrainingConfig
 from allegro_jax.train.frozen import frozen_names
 from allegro_jax.train.gradient import predict
@@ -279,8 +280,7 @@ class Trainer:
         shapes = tuple(leaf.shape for leaf in jax.tree.leaves(arguments[1]))
         if (name, shapes) not in self.programs:
             started = time.monotonic()
-            lowered = jax.jit(function, donate_argnums=donated).lower(*arguments)
-            self.programs[name, shapes] = lowered.compile()
+            self.programs[name, shapes] = compiled(function, *arguments, donated=donated)
             self.compile_seconds += time.monotonic() - started
         return self.programs[name, shapes](*arguments)
 

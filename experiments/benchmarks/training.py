@@ -271,6 +271,7 @@ class OurStep:
         import jax
         import numpy as np
 
+        from allegro_jax.train.compilation import compiled
         from allegro_jax.train.config import FitConfig
         from allegro_jax.train.loss import Loss
         from allegro_jax.train.optimiser import initial_state, train_step
@@ -288,10 +289,7 @@ class OurStep:
             np.float32(LEARNING_RATE), np.asarray([loss.energy, loss.forces, 0], np.float32)
         )
         start = time.perf_counter()
-        lowered = jax.jit(step, donate_argnums=0).lower(
-            self._state, self._batches[0], self._settings
-        )
-        self._step = lowered.compile()
+        self._step = compiled(step, self._state, self._batches[0], self._settings, donated=(0,))
         self.compile_seconds = time.perf_counter() - start
         self._state, sums = self._step(self._state, self._batches[0], self._settings)
         self.first_loss = loss.errors(sums)["loss"]
