@@ -36,7 +36,7 @@ _UNCERTAIN = 3  # the exit code of a run that its uncertainty stopped
 
 
 def add_command(commands: argparse._SubParsersAction, load: Loader) -> None:
-    """Add md to a program\'s commands."""
+    """Add md to a program's commands."""
     parser = commands.add_parser(
         "md",
         help="molecular dynamics",

@@ -10,7 +10,7 @@ from md.commands.options import add_dtype
 
 
 def add_command(commands: argparse._SubParsersAction, load: Loader) -> None:
-    """Add relax to a program\'s commands."""
+    """Add relax to a program's commands."""
     parser = commands.add_parser(
         "relax",
         help="relax a structure: its atoms, and its cell if asked to",

@@ -6,7 +6,7 @@ import argparse
 
 
 def add_command(commands: argparse._SubParsersAction) -> None:
-    """Add join to a program\'s commands."""
+    """Add join to a program's commands."""
     parser = commands.add_parser(
         "join",
         help="make one file of the trajectory that a killed run left in segments",
