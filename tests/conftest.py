@@ -17,6 +17,9 @@ def _unchecked(cls: type) -> type:
     return cls
 
 
+# Reading a compiled program, XLA warns at length of features that the processor does not lack.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
 # Before anything imports the packages: a module imported earlier would go unchecked.
 install_import_hook(["allegro_jax", "md"], "beartype.beartype")
 _dataclass = flax.struct.dataclass

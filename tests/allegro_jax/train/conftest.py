@@ -1,18 +1,30 @@
-"""What tests of training share."""
+"""What tests of training share. Nearly all of their time goes into compiling."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import pytest
 
 
-@pytest.fixture(scope="module")
-def compiled_programs(tmp_path_factory):
-    """Runs of the same shapes share compiled programs, as they do on the command line."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    jax.config.update(names[0], str(tmp_path_factory.mktemp("cache")))
-    jax.config.update(names[1], 0.0)
+@pytest.fixture(scope="session")
+def folder_of_programs(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("programs")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs(folder_of_programs) -> Iterator[None]:
+    """Programs are compiled in haste, for they run for a moment, and once for all tests."""
+    settings = {
+        "jax_disable_most_optimizations": True,
+        "jax_compilation_cache_dir": str(folder_of_programs),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: jax.config.values[name] for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
     yield
     for name, value in before.items():
         jax.config.update(name, value)

@@ -10,8 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ase import Atoms
-from ase.calculators.emt import EMT
 from ase.io import read, write
 
 from allegro_jax import evaluation, model_file
@@ -19,53 +17,33 @@ from allegro_jax.interfaces.ase import AllegroCalculator
 from allegro_jax.potential import AllegroPotential, SinglePoint, potential_of
 from allegro_jax.settings import ConfigError
 from allegro_jax.train import committee
-from allegro_jax.train.config import config_from_dict
 from allegro_jax.train.loop import train
 from allegro_jax.train.preparation import prepare
 from allegro_jax.train.trainer import Trainer
 from allegro_jax.uncertainty import calibration
+from tests.allegro_jax.train import examples
+from tests.allegro_jax.train.examples import cluster, labelled, quiet
 
-MEMBERS = 3
-
-
-def quiet(*_):
-    pass
-
-
-def cluster(number: int) -> Atoms:
-    rng = np.random.default_rng(number)
-    corners = 2.6 * np.asarray([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], float)
-    atoms = Atoms("Cu3Au", corners + rng.normal(0, 0.15, (4, 3)))
-    atoms.calc = EMT()
-    atoms.get_forces()
-    return atoms
+MEMBERS = 4
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    write(folder / "train.xyz", [cluster(number) for number in range(13)], format="extxyz")
-    write(folder / "test.xyz", [cluster(number) for number in range(50, 54)], format="extxyz")
+    write(
+        folder / "train.xyz", [labelled(cluster(number)) for number in range(13)], format="extxyz"
+    )
+    write(
+        folder / "test.xyz",
+        [labelled(cluster(number)) for number in range(50, 54)],
+        format="extxyz",
+    )
     return folder
 
 
 def configuration(folder, output, **training):
-    content = {
-        "data": {"train": "train.xyz", "valid": 3},
-        "model": {
-            "cutoff": 4.0,
-            "l_max": 0,
-            "num_layers": 1,
-            "num_scalar_features": 8,
-            "num_tensor_features": 4,
-            "two_body_hidden": [8],
-            "latent_hidden": [8],
-            "readout_hidden": [8],
-        },
-        "training": {"epochs": 2, "batch_size": 4, "row_groups": 1, **training},
-        "output": str(output),
-    }
-    return config_from_dict(content, folder)
+    data, model = {"valid": 3}, {"cutoff": 4.0, "l_max": 0}
+    return examples.configuration(folder, output, {"epochs": 2, **training}, data=data, model=model)
 
 
 @pytest.fixture(scope="module")

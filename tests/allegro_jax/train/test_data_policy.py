@@ -16,19 +16,8 @@ from allegro_jax.data.layout import plan_buckets
 from allegro_jax.data.sources import read_frames
 from allegro_jax.settings import ConfigError
 from allegro_jax.train import train
-from allegro_jax.train.config import config_from_dict
 from allegro_jax.train.preparation import prepare
-
-MODEL = {
-    "cutoff": 3.0,
-    "l_max": 1,
-    "num_layers": 1,
-    "num_scalar_features": 4,
-    "num_tensor_features": 2,
-    "two_body_hidden": [4],
-    "latent_hidden": [4],
-    "readout_hidden": [4],
-}
+from tests.allegro_jax.train import examples
 
 
 @pytest.fixture
@@ -52,9 +41,11 @@ def folder(tmp_path):
 
 
 def configuration(folder, **data):
-    content = {"data": {"train": "train.xyz", "valid": 2, **data}, "model": MODEL}
-    content["training"] = {"epochs": 1, "batch_size": 2, "row_groups": 1}
-    return config_from_dict({**content, "output": "run"}, folder)
+    training = {"epochs": 1, "batch_size": 2}
+    model = {"cutoff": 3.0}
+    return examples.configuration(
+        folder, folder / "run", training, data={"valid": 2, **data}, model=model
+    )
 
 
 def test_stop_is_the_default(folder):

@@ -26,28 +26,10 @@ from allegro_jax.train.config import config_from_dict
 from allegro_jax.train.frozen import frozen_names, hold
 from allegro_jax.train.preparation import prepare
 from allegro_jax.train.trainer import Trainer
+from tests.allegro_jax.train.examples import TINY, cluster, quiet
 
-SMALL = {
-    "cutoff": 4.0,
-    "l_max": 1,
-    "num_layers": 1,
-    "num_scalar_features": 4,
-    "num_tensor_features": 2,
-    "two_body_hidden": [4],
-    "latent_hidden": [4],
-    "readout_hidden": [4],
-}
+SMALL = TINY | {"cutoff": 4.0}
 OFFSETS = {"Cu": 0.3, "Au": -1.25, "Ag": 2.0}
-
-
-def quiet(*_):
-    pass
-
-
-def cluster(number: int, symbols: str) -> Atoms:
-    rng = np.random.default_rng(number)
-    corners = 2.6 * np.asarray([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], float)
-    return Atoms(symbols, corners + rng.normal(0, 0.15, (4, 3)))
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
-from ase.build import bulk
 from ase.io import write
 
 from allegro_jax import cli
@@ -14,36 +12,17 @@ from allegro_jax.train.config import config_from_dict
 from allegro_jax.train.preparation import prepare
 from allegro_jax.train.trainer import Trainer
 from allegro_jax.train.tuning import Estimate, recommend, tune
-
-pytestmark = pytest.mark.usefixtures("compiled_programs")
-
-MODEL = {
-    "cutoff": 3.4,
-    "l_max": 1,
-    "num_layers": 1,
-    "num_scalar_features": 8,
-    "num_tensor_features": 4,
-    "two_body_hidden": [8],
-    "latent_hidden": [8],
-    "readout_hidden": [8],
-}
+from tests.allegro_jax.train.examples import TINY, alloy
 
 
 @pytest.fixture(scope="module")
 def content(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tune")
-    frames = []
-    for number in range(14):
-        rng = np.random.default_rng(number)
-        atoms = bulk("Cu", "fcc", a=3.7, cubic=True)
-        atoms.rattle(0.1, rng=rng)
-        atoms.info["energy"] = float(rng.normal())
-        atoms.arrays["forces"] = rng.normal(size=(4, 3))
-        frames.append(atoms)
+    frames = [alloy(number) for number in range(14)]
     write(folder / "frames.xyz", frames, format="extxyz")
     return {
         "data": {"train": str(folder / "frames.xyz"), "valid": 4},
-        "model": MODEL,
+        "model": TINY,
         "training": {"epochs": 7, "batch_size": 4, "row_groups": 1, "block_slots": 24},
         "output": str(folder / "run"),
     }
