@@ -40,6 +40,14 @@ hypothesis.settings.register_profile("default", deadline=None, derandomize=True,
 hypothesis.settings.load_profile("default")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def cache_of_the_tests(tmp_path_factory) -> Iterator[None]:
+    """Commands keep compiled programs and neighbourhoods in a folder: not in the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALLEGRO_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def precision_is_left_alone() -> Iterator[None]:
     """No test changes the precision of those that follow it in the same process."""

@@ -254,6 +254,7 @@ def test_progress_is_told_where_there_is_no_terminal(server, file, tmp_path, cap
 
 
 def test_where_files_are_kept(monkeypatch, tmp_path):
+    monkeypatch.delenv("ALLEGRO_JAX_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("ALLEGRO_JAX_DATA", raising=False)
     assert data_folder() == tmp_path / "allegro-jax" / "data"
