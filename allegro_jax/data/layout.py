@@ -7,18 +7,21 @@ a batch are sorted by neighbour count, descending, and cut into a few groups of 
 than the groups after g offer number no more than the rows of the groups up to g. That test compares
 small vectors (:meth:`Layout.demands`), so shuffled frames are packed by swapping a few of them
 between batches until all fit, capacities stay close to the mean, and no shape ever has to grow.
+
+Rows are evaluated in blocks, and a block without an atom is skipped. So where frames are unlike
+each other, one layout with room for the largest serves the small ones too.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
 
-from allegro_jax.data.ragged import Counts
+from allegro_jax.data.ragged import Counts, starts
 
 # Slots are estimated from packings of so many frames, in all; few frames are packed so often at
 # most, for one order of them may by chance do with fewer batches than others.
@@ -74,6 +77,21 @@ class Layout:
         demands[counts.above(self.groups[0].width) > 0] = np.iinfo(np.int64).max // 2
         return demands
 
+    def evaluated_slots(
+        self, demands: Int[np.ndarray, "batches groups"]
+    ) -> Int[np.ndarray, " batches"]:
+        """Slots of the blocks that hold an atom, for batches of given demands that fit.
+
+        An atom sits in the narrowest group that is wide enough, or a wider one if that is full.
+        """
+        own = np.diff(demands, axis=1, prepend=0)  # atoms that group g is the narrowest for
+        slots, waiting = np.zeros(len(demands), np.int64), np.zeros(len(demands), np.int64)
+        for group, atoms in zip(self.groups[::-1], own.T[::-1], strict=True):
+            taken = np.minimum(waiting + atoms, group.total_rows)
+            waiting += atoms - taken
+            slots += -(-taken // group.rows) * group.rows * group.width
+        return slots
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bucket:
@@ -84,8 +102,16 @@ class Bucket:
     demands: Int[np.ndarray, "members groups"]
 
     def slots(self, frames: Int[np.ndarray, " batch"]) -> int:
-        """Slots that a batch takes: all batches have one layout."""
-        return self.layout.slots
+        """Slots that are evaluated for a batch: those of the blocks that hold an atom."""
+        return int(self.evaluated_slots([frames])[0])
+
+    def evaluated_slots(
+        self, batches: Sequence[Int[np.ndarray, " _"]]
+    ) -> Int[np.ndarray, " batches"]:
+        """The same for each of some batches."""
+        places = np.searchsorted(self.frames, np.concatenate(batches))
+        first = starts(np.asarray([len(batch) for batch in batches]))
+        return self.layout.evaluated_slots(np.add.reduceat(self.demands[places], first, axis=0))
 
     def pack(
         self, order: Int[np.ndarray, " _"], random: np.random.Generator
@@ -194,7 +220,7 @@ class Packing(Protocol):
     """A bucket, or its shards."""
 
     def slots(self, frames: Int[np.ndarray, " batch"]) -> int:
-        """Slots that a batch takes."""
+        """Slots that are evaluated for a batch."""
 
 
 def padding_waste(
@@ -202,7 +228,7 @@ def padding_waste(
     counts: Counts,
     batches: Sequence[tuple[int, Int[np.ndarray, " _"]]],
 ) -> float:
-    """The share of slots that hold no neighbour, over given batches."""
+    """The share of evaluated slots that hold no neighbour, over given batches."""
     slots = sum(buckets[place].slots(frames) for place, frames in batches)
     if not slots:
         return 0.0
@@ -268,22 +294,16 @@ def _plan(
     sample = _sampled_profiles(own, batch_size, seed)
     pairs = own.values.sum()
     random = np.random.default_rng(seed + 1)
-    tried = random.permutation(len(members))[:TRIED_FRAMES]
+    tried = np.sort(random.permutation(len(members))[:TRIED_FRAMES])
     some = own.take(tried)
     best: _Plan | None = None
     for number in range(1, groups + 1):
         # so few slots would be worth these groups; then the fewest
         fewest = best.slots - worth * (number - len(best.layout.groups)) if best else np.inf
-        for quantile in (0.5, 0.6, 0.65, 0.7, 0.75, 0.85, 1.0):
-            # every frame must fit alone, most batches should
-            envelope = np.quantile(sample, quantile, axis=0, method="higher")
-            envelope[: len(alone)] = np.maximum(envelope[: len(alone)], alone)
-            layout = Layout(batch_size, _cut(envelope, number, block_slots))
-            each = layout.slots * len(members) / len(tried)
-            if each * -(-len(tried) // batch_size) >= fewest:
-                continue  # not even if all batches were full
+        for layout in _candidates(own, alone, sample, batch_size, number, block_slots):
             bucket = Bucket(layout, tried, layout.demands(some))
-            slots = each * _mean_batches(bucket, np.random.default_rng(seed + 2))
+            slots = _mean_slots(bucket, np.random.default_rng(seed + 2))
+            slots *= len(members) / len(tried)
             if slots < fewest:
                 fewest, best = slots, _Plan(layout, members, slots)
         assert best is not None
@@ -293,12 +313,56 @@ def _plan(
     return best
 
 
-def _mean_batches(bucket: Bucket, random: np.random.Generator) -> float:
-    """How many batches the frames of a bucket take, over some orders of them."""
+def _candidates(
+    own: Counts,
+    alone: np.ndarray,
+    sample: np.ndarray,
+    batch_size: int,
+    groups: int,
+    block_slots: int,
+) -> Iterator[Layout]:
+    """Layouts that hold each frame, and most batches.
+
+    Args:
+        own: the neighbours of all frames' atoms.
+        alone: the most neighbours at each rank in a frame.
+        sample: the neighbours at each rank in some batches; −1 beyond a batch.
+        batch_size: most frames.
+        groups: most groups of rows.
+        block_slots: slots that are evaluated at once.
+    """
+    # frames alike: rows for most batches, each in the narrowest group by its rank
+    for quantile in (0.5, 0.65, 0.75, 0.85, 1.0):
+        envelope = np.quantile(sample, quantile, axis=0, method="higher")
+        envelope[: len(alone)] = np.maximum(envelope[: len(alone)], alone)
+        yield Layout(batch_size, _cut(envelope, groups, block_slots))
+    # frames unlike each other: widths for all atoms, and rows of each for any batch; blocks that a
+    # batch leaves empty cost nothing, and smaller blocks are left empty more often
+    pooled = np.sort(sample[sample >= 0])[::-1]
+    if not len(pooled):
+        return
+    widths = [group.width for group in _cut(pooled, groups, block_slots)]
+    widths[0] = max(widths[0], int(alone.max(initial=1)))
+    by_frame = np.diff([own.above(width) for width in [*widths[1:], -1]], axis=0, prepend=0)
+    by_batch = np.diff([(sample > width).sum(1) for width in [*widths[1:], -1]], axis=0, prepend=0)
+    rows = np.maximum(by_frame.max(axis=1), by_batch.max(axis=1))
+    for slots in (block_slots, block_slots // 2):
+        yield Layout(
+            batch_size,
+            tuple(
+                in_blocks(int(number), width, max(slots, 1))
+                for number, width in zip(rows, widths, strict=True)
+                if number
+            ),
+        )
+
+
+def _mean_slots(bucket: Bucket, random: np.random.Generator) -> float:
+    """Slots that are evaluated for the frames of a bucket, over some orders of them."""
     number = len(bucket.frames)
     orders = int(np.clip(TRIED_FRAMES // number, 1, TRIED_ORDERS))
     packed = [bucket.pack(random.permutation(number), random) for _ in range(orders)]
-    return sum(map(len, packed)) / orders
+    return sum(float(bucket.evaluated_slots(batches).sum()) for batches in packed) / orders
 
 
 def _sampled_profiles(own: Counts, batch_size: int, seed: int) -> np.ndarray:

@@ -49,8 +49,10 @@ class Shards:
         return layout, [frames[part] for part in parts]
 
     def slots(self, frames: Int[np.ndarray, " batch"]) -> int:
-        """Slots that a batch takes in all shards."""
-        return self.number * self.share(frames)[0].slots
+        """Slots that are evaluated for a batch in all shards."""
+        layout, parts = self.share(frames)
+        own = [self.bucket.demands[np.searchsorted(self.bucket.frames, part)] for part in parts]
+        return int(layout.evaluated_slots(np.stack([each.sum(axis=0) for each in own])).sum())
 
 
 def plan_shards(bucket: Bucket, number: int, *, block_slots: int, seed: int = 0) -> Shards:

@@ -8,7 +8,8 @@ and cheap. So the gradient needs two passes over blocks of atoms that keep no ac
 2. dL/dθ = Σ_i ∂/∂θ [ē_i E_i(θ, v_i) + c_i·g_i(θ, v_i)], where c_i·g_i = d/dε E_i(θ, v_i + ε c_i) at
    ε = 0: one forward-mode derivative, differentiated in reverse mode.
 
-Memory is that of one block, whatever the batch, and blocks stay in cache.
+Memory is that of one block, whatever the batch, and blocks stay in cache. Those without an atom are
+skipped.
 """
 
 from __future__ import annotations
@@ -53,14 +54,20 @@ def evaluate_sites(potential: LocalPotential, params: Params, batch: Batch) -> S
     """Site energies and pair gradients of a batch, one block of rows after another."""
 
     def block(_: None, inputs: tuple[Array, Array, Array, Array]) -> tuple[None, Any]:
-        vectors, *rest = inputs
+        _, _, centre, _ = inputs
 
-        def total(vectors: Array) -> tuple[Array, Array]:
-            energies = potential.site_energies(params, vectors, *rest)
-            return energies.sum(), energies
+        def evaluated(vectors: Array, *rest: Array) -> tuple[Array, Array]:
+            def total(vectors: Array) -> tuple[Array, Array]:
+                energies = potential.site_energies(params, vectors, *rest)
+                return energies.sum(), energies
 
-        (_, energies), gradients = jax.value_and_grad(total, has_aux=True)(vectors)
-        return None, (energies, gradients)
+            (_, energies), gradients = jax.value_and_grad(total, has_aux=True)(vectors)
+            return energies, gradients
+
+        def skipped(vectors: Array, *_: Array) -> tuple[Array, Array]:
+            return jnp.zeros(vectors.shape[:1], vectors.dtype), jnp.zeros_like(vectors)
+
+        return None, jax.lax.cond(_holds_atoms(centre), evaluated, skipped, *inputs)
 
     pieces = [
         jax.lax.scan(block, None, (group.vectors, *rest))[1]
@@ -119,6 +126,7 @@ def loss_and_gradient(
 
     def block(gradient: Params, inputs: tuple[Array, ...]) -> tuple[Params, None]:
         vectors, energy_cotangent, direction, *rest = inputs
+        _, centre, _ = rest
 
         def projected(params: Params) -> Array:
             energies, derivatives = jax.jvp(
@@ -128,7 +136,10 @@ def loss_and_gradient(
             )
             return jnp.vdot(energy_cotangent, energies) + derivatives.sum()
 
-        return jax.tree.map(jnp.add, gradient, jax.grad(projected)(params)), None
+        def added(gradient: Params) -> Params:
+            return jax.tree.map(jnp.add, gradient, jax.grad(projected)(params))
+
+        return jax.lax.cond(_holds_atoms(centre), added, lambda same: same, gradient), None
 
     gradient = jax.tree.map(jnp.zeros_like, params)
     for group, energies, gradients, rest in zip(
@@ -157,6 +168,11 @@ def _slots(
         slots.append((_mask(group, width), centre, neighbour))
         start = stop
     return slots
+
+
+def _holds_atoms(centre: Int[Array, " rows"]) -> Bool[Array, ""]:
+    """Whether a block is worth evaluating: a small frame in a large layout leaves many empty."""
+    return (centre >= 0).any()
 
 
 def _mask(group: RowGroup, width: int) -> Bool[Array, "blocks rows width"]:

@@ -38,6 +38,15 @@ def frames():
 SPECIES, CUTOFF = ("H", "C", "O", "Cu"), 3.0
 
 
+def _species_by_block(batch):
+    """Every group of rows, and the species of its rows: [blocks, rows]."""
+    start = 0
+    for group in batch.groups:
+        blocks, rows = group.counts.shape
+        yield group, batch.species[start : start + blocks * rows].reshape(blocks, rows)
+        start += blocks * rows
+
+
 @pytest.mark.parametrize("groups", [1, 3])
 def test_slots_hold_the_neighbours(frames, groups):
     data = build_dataset(frames, SPECIES, CUTOFF, dtype=np.float64)
@@ -63,6 +72,11 @@ def test_slots_hold_the_neighbours(frames, groups):
                 vector = tuple(np.round(group.vectors[block, place, slot], 9))
                 found.add((int(atom_of[row]), int(neighbour), vector))
             row += 1
+    assert bucket.slots(np.arange(5)) == sum(
+        group.neighbours[block].size
+        for group, species in _species_by_block(batch)
+        for block in np.flatnonzero((species >= 0).any(axis=1))
+    )
     expected = set()
     for number, frame in enumerate(frames):
         pairs = neighbour_pairs(frame.positions, frame.cell, frame.pbc, CUTOFF)

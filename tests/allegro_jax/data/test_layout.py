@@ -60,6 +60,18 @@ def test_waste_is_bounded():
     assert np.mean(waste(solids(), 5)) < 0.75 * np.mean(waste(solids(), 5, groups=1, max_buckets=1))
 
 
+def test_frames_unlike_each_other_need_few_layouts():
+    """Room for the largest costs the smallest nothing: blocks without an atom are skipped."""
+    counts = solids()
+    for batch_size in (1, 4):
+        buckets = plan_buckets(counts, batch_size)
+        assert len(buckets) <= 2
+        batches = shuffled_batches(buckets, 0, 0)
+        assert padding_waste(buckets, counts, batches) < 0.35
+        held = sum(buckets[place].layout.slots for place, _ in batches)
+        assert counts.values.sum() < 0.5 * held
+
+
 def test_groups_are_worth_their_compilation():
     """Few frames get few groups; more of the same frames get more, where that saves enough."""
     one, few, many = (plan_buckets(molecules(number), 1) for number in (2, 60, 200))
