@@ -18,7 +18,8 @@ from allegro_jax.data.batches import assemble, prefetch
 from allegro_jax.data.conventions import DEFAULT_CONVENTIONS, Conventions
 from allegro_jax.data.dataset import build_dataset
 from allegro_jax.data.frames import DataError, Frame
-from allegro_jax.data.layout import plan_buckets, shuffled_batches
+from allegro_jax.data.layout import shuffled_batches
+from allegro_jax.data.planning import plan_buckets
 from allegro_jax.data.sources import read_frames
 from allegro_jax.error_analysis import errors_by_species
 from allegro_jax.model_file import Model

@@ -14,9 +14,9 @@ from allegro_jax.data.layout import (
     Bucket,
     Layout,
     padding_waste,
-    plan_buckets,
     shuffled_batches,
 )
+from allegro_jax.data.planning import plan_buckets
 from allegro_jax.data.shards import plan_shards
 from allegro_jax.train import committee
 from allegro_jax.train.config import TrainingConfig

@@ -225,7 +225,8 @@ class Batches:
         from allegro_jax.data.batches import assemble
         from allegro_jax.data.dataset import build_dataset
         from allegro_jax.data.frames import Frame
-        from allegro_jax.data.layout import padding_waste, plan_buckets, shuffled_batches
+        from allegro_jax.data.layout import padding_waste, shuffled_batches
+        from allegro_jax.data.planning import plan_buckets
         from allegro_jax.train.config import FitConfig
         from allegro_jax.train.parts import default_block_slots
 

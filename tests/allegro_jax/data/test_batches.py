@@ -11,7 +11,7 @@ from ase.build import bulk, molecule
 
 from allegro_jax.data.batches import assemble, prefetch
 from allegro_jax.data.dataset import build_dataset
-from allegro_jax.data.layout import plan_buckets
+from allegro_jax.data.planning import plan_buckets
 from allegro_jax.data.sources import frame_from_atoms
 from allegro_jax.neighbour_search import neighbour_pairs
 

@@ -13,7 +13,7 @@ from allegro_jax.data import dataset
 from allegro_jax.data.batches import assemble
 from allegro_jax.data.dataset import ELEMENTS, DataSet, build_dataset, join
 from allegro_jax.data.frames import DataError, Frame
-from allegro_jax.data.layout import plan_buckets
+from allegro_jax.data.planning import plan_buckets
 from allegro_jax.data.ragged import Counts
 from allegro_jax.data.statistics import fit_reference_energies, statistics
 

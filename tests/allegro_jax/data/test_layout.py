@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allegro_jax.data.dataset import build_dataset
-from allegro_jax.data.layout import padding_waste, plan_buckets, shuffled_batches
+from allegro_jax.data.layout import padding_waste, shuffled_batches
+from allegro_jax.data.planning import plan_buckets
 from allegro_jax.data.ragged import Counts
 from allegro_jax.data.sources import read_frames
 from allegro_jax.data.statistics import find_species

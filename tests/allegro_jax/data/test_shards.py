@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from allegro_jax.data.layout import plan_buckets, shuffled_batches
+from allegro_jax.data.layout import shuffled_batches
+from allegro_jax.data.planning import plan_buckets
 from allegro_jax.data.ragged import Counts
 from allegro_jax.data.shards import plan_shards, share_out
 

@@ -12,7 +12,7 @@ from ase.io import write
 from allegro_jax.data.batches import assemble
 from allegro_jax.data.dataset import build_dataset
 from allegro_jax.data.frames import DataError
-from allegro_jax.data.layout import plan_buckets
+from allegro_jax.data.planning import plan_buckets
 from allegro_jax.data.sources import read_frames
 from allegro_jax.settings import ConfigError
 from allegro_jax.train import train

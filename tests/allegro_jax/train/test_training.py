@@ -19,7 +19,7 @@ from ase.io import write
 
 from allegro_jax import model_file
 from allegro_jax.data.frames import DataError
-from allegro_jax.data.layout import plan_buckets
+from allegro_jax.data.planning import plan_buckets
 from allegro_jax.settings import ConfigError
 from allegro_jax.train.loop import MODEL_FILE, train
 from allegro_jax.train.preparation import prepare
