@@ -73,10 +73,10 @@ def draw(experiment: Experiment, results: Results) -> None:
         axis.set(
             xlabel="minutes of training",
             ylabel=f"validation {quantity.replace('_', ' ')} {kind.upper()} ({unit})",
-            title=experiment.title,
             xscale="log",
             yscale="log",
         )
+        figure.suptitle(experiment.title, fontsize="medium")  # may be wider than the axes
         for one in (axis.xaxis, axis.yaxis):
             one.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
             one.set_major_formatter("{x:g}")
