@@ -21,7 +21,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
-from allegro_jax.data.ragged import Counts, starts
+from allegro_jax.data.ragged import Counts
 
 # From so many batches over capacity on, swaps are made in many batches at once.
 MANY_BATCHES = 16
@@ -71,9 +71,11 @@ class Layout:
         demands[counts.above(self.groups[0].width) > 0] = np.iinfo(np.int64).max // 2
         return demands
 
-    def evaluated_slots(
-        self, demands: Int[np.ndarray, "batches groups"]
-    ) -> Int[np.ndarray, " batches"]:
+    def least_slots(self, demands: Int[np.ndarray, "n groups"]) -> Int[np.ndarray, " n"]:
+        """Slots of the rows that frames or batches of given demands fill, were all blocks full."""
+        return np.diff(demands, axis=1, prepend=0) @ [group.width for group in self.groups]
+
+    def evaluated_slots(self, demands: Int[np.ndarray, "n groups"]) -> Int[np.ndarray, " n"]:
         """Slots of the blocks that hold an atom, for batches of given demands that fit.
 
         An atom sits in the narrowest group that is wide enough, or a wider one if that is full.
@@ -95,17 +97,15 @@ class Bucket:
     frames: Int[np.ndarray, " members"]
     demands: Int[np.ndarray, "members groups"]
 
-    def slots(self, frames: Int[np.ndarray, " batch"]) -> int:
-        """Slots that are evaluated for a batch: those of the blocks that hold an atom."""
-        return int(self.evaluated_slots([frames])[0])
+    def demand(self, batches: Sequence[Int[np.ndarray, " _"]]) -> Int[np.ndarray, "batches groups"]:
+        """The demands of batches, or of parts of them: sums over their frames."""
+        members = np.searchsorted(self.frames, np.concatenate(batches))
+        sums = np.cumsum(np.pad(self.demands[members], ((1, 0), (0, 0))), axis=0)
+        return np.diff(sums[np.cumsum([0, *map(len, batches)])], axis=0)
 
-    def evaluated_slots(
-        self, batches: Sequence[Int[np.ndarray, " _"]]
-    ) -> Int[np.ndarray, " batches"]:
-        """The same for each of some batches."""
-        places = np.searchsorted(self.frames, np.concatenate(batches))
-        first = starts(np.asarray([len(batch) for batch in batches]))
-        return self.layout.evaluated_slots(np.add.reduceat(self.demands[places], first, axis=0))
+    def slots(self, batches: Sequence[Int[np.ndarray, " _"]]) -> int:
+        """Slots that are evaluated for batches, in all: those of the blocks that hold an atom."""
+        return int(self.layout.evaluated_slots(self.demand(batches)).sum())
 
     def pack(
         self, order: Int[np.ndarray, " _"], random: np.random.Generator
@@ -152,8 +152,8 @@ def shuffled_batches(
 class Packing(Protocol):
     """A bucket, or its shards."""
 
-    def slots(self, frames: Int[np.ndarray, " batch"]) -> int:
-        """Slots that are evaluated for a batch."""
+    def slots(self, batches: Sequence[Int[np.ndarray, " _"]]) -> int:
+        """Slots that are evaluated for batches, in all."""
 
 
 def padding_waste(
@@ -162,9 +162,12 @@ def padding_waste(
     batches: Sequence[tuple[int, Int[np.ndarray, " _"]]],
 ) -> float:
     """The share of evaluated slots that hold no neighbour, over given batches."""
-    slots = sum(buckets[place].slots(frames) for place, frames in batches)
-    if not slots:
+    if not batches:
         return 0.0
+    by_bucket: dict[int, list[np.ndarray]] = {}
+    for place, frames in batches:
+        by_bucket.setdefault(place, []).append(frames)
+    slots = sum(buckets[place].slots(chosen) for place, chosen in by_bucket.items())
     pairs = counts.totals()[np.concatenate([frames for _, frames in batches])].sum()
     return 1 - float(pairs) / slots
 

@@ -58,6 +58,8 @@ def plan_buckets(
     for number in range(1, max_buckets + 1):
         if number > 1 and len(ranked) < 4 * number * batch_size:
             break
+        if best and counts.values.sum() > 0.95 * _slots(best):
+            break  # nothing can save 5% any more
         plans = [
             _plan(
                 np.sort(ranked[start:stop]),
@@ -86,21 +88,36 @@ def _split(sizes: np.ndarray, number: int) -> list[tuple[int, int]]:
     """Cut sorted sizes in ``number`` ranges, minimising the sum of (largest size x members)."""
     edges = np.unique(np.linspace(0, len(sizes), min(len(sizes), 256) + 1).astype(int))
     cost = sizes[edges[1:] - 1].astype(float)  # the largest size if a range ends at edges[1:]
-    starts, stops = edges[:-1], edges[1:]
-    # best[j]: cheapest partition of the first j cells
-    best = np.where(np.arange(len(edges)) == 0, 0.0, np.inf)
+    parts = _cheapest_parts(np.diff(edges), cost[None, :], number)
+    return [(int(edges[start]), int(edges[stop])) for start, stop in parts]
+
+
+def _cheapest_parts(lengths: np.ndarray, cost: np.ndarray, number: int) -> list[tuple[int, int]]:
+    """Cut cells in ``number`` ranges, minimising the sum of (length x cost).
+
+    Args:
+        lengths: of the cells: [cells].
+        cost: per length, of a range from one cell to another: broadcasts to [first, last].
+        number: of ranges; with more than there are cells, some are empty.
+
+    Returns:
+        (first cell, first cell of the next range) of each range, in order.
+    """
+    edges = np.cumsum([0, *lengths])
+    price = (edges[None, 1:] - edges[:-1, None]) * cost.astype(float)
+    price[np.tril_indices(len(lengths), -2)] = np.inf  # ends before it starts
+    best = np.where(np.arange(len(edges)) == 0, 0.0, np.inf)  # of the first j cells
     back = []
     for _ in range(number):
-        trial = best[:-1, None] + (stops[None, :] - starts[:, None]) * cost[None, :]
-        trial[np.arange(len(starts))[:, None] > np.arange(len(stops))[None, :]] = np.inf
+        trial = best[:-1, None] + price
         back.append(trial.argmin(axis=0))
         best = np.concatenate([[np.inf], trial.min(axis=0)])
-    ranges, stop = [], len(edges) - 1
+    parts, stop = [], len(lengths)
     for choice in reversed(back):
         start = int(choice[stop - 1])
-        ranges.append((int(edges[start]), int(edges[stop])))
+        parts.append((start, stop))
         stop = start
-    return ranges[::-1]
+    return parts[::-1]
 
 
 class _Plan(NamedTuple):
@@ -144,9 +161,11 @@ def _plan(
         # so few slots would be worth these groups; then the fewest
         fewest = best.slots - worth * (number - len(best.layout.groups)) if best else np.inf
         for layout in _candidates(own, alone, sample, batch_size, number, block_slots):
-            bucket = Bucket(layout, tried, layout.demands(some))
-            slots = _mean_slots(bucket, np.random.default_rng(seed + 2))
-            slots *= len(members) / len(tried)
+            demands, share = layout.demands(some), len(members) / len(tried)
+            if share * layout.least_slots(demands).sum() >= fewest:
+                continue  # not even if all blocks were full
+            bucket = Bucket(layout, tried, demands)
+            slots = share * _mean_slots(bucket, np.random.default_rng(seed + 2))
             if slots < fewest:
                 fewest, best = slots, _Plan(layout, members, slots)
         assert best is not None
@@ -205,7 +224,7 @@ def _mean_slots(bucket: Bucket, random: np.random.Generator) -> float:
     number = len(bucket.frames)
     orders = int(np.clip(TRIED_FRAMES // number, 1, TRIED_ORDERS))
     packed = [bucket.pack(random.permutation(number), random) for _ in range(orders)]
-    return sum(float(bucket.evaluated_slots(batches).sum()) for batches in packed) / orders
+    return sum(map(bucket.slots, packed)) / orders
 
 
 def _sampled_profiles(own: Counts, batch_size: int, seed: int) -> np.ndarray:
@@ -229,18 +248,8 @@ def _cut(envelope: np.ndarray, groups: int, block_slots: int) -> tuple[Group, ..
     widths = np.maximum(envelope[edges[:-1]], 1).astype(int) if len(envelope) else np.ones(1, int)
     if not len(envelope):
         return (Group(1, 1, 1),)
-    starts, stops = edges[:-1], edges[1:]
-    best = np.where(np.arange(len(edges)) == 0, 0.0, np.inf)
-    back = []
-    for _ in range(min(groups, len(starts))):
-        trial = best[:-1, None] + (stops[None, :] - starts[:, None]) * widths[:, None]
-        trial[np.arange(len(starts))[:, None] > np.arange(len(stops))[None, :]] = np.inf
-        back.append(trial.argmin(axis=0))
-        best = np.concatenate([[np.inf], trial.min(axis=0)])
-    chosen, stop = [], len(edges) - 1
-    for choice in reversed(back):
-        start = int(choice[stop - 1])
-        rows, width = int(edges[stop] - edges[start]), int(widths[start])
-        chosen.append(in_blocks(rows, width, block_slots))
-        stop = start
-    return tuple(chosen[::-1])
+    parts = _cheapest_parts(np.diff(edges), widths[:, None], min(groups, len(widths)))
+    return tuple(
+        in_blocks(int(edges[stop] - edges[start]), int(widths[start]), block_slots)
+        for start, stop in parts
+    )

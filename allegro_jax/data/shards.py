@@ -9,6 +9,7 @@ out evenly; the few that it does not fit take a *safe* one, which fits whatever 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -40,7 +41,7 @@ class Shards:
         if self.number == 1:
             return self.layouts[0], [frames]
         demands = self.bucket.demands[np.searchsorted(self.bucket.frames, frames)]
-        parts = share_out(_slots(demands, self.bucket.layout), self.number)
+        parts = share_out(self.bucket.layout.least_slots(demands), self.number)
         needed = _largest([demands[part] for part in parts])
         layout = next(
             (layout for layout in self.layouts if (needed <= layout.capacity).all()),
@@ -48,11 +49,14 @@ class Shards:
         )
         return layout, [frames[part] for part in parts]
 
-    def slots(self, frames: Int[np.ndarray, " batch"]) -> int:
-        """Slots that are evaluated for a batch in all shards."""
-        layout, parts = self.share(frames)
-        own = [self.bucket.demands[np.searchsorted(self.bucket.frames, part)] for part in parts]
-        return int(layout.evaluated_slots(np.stack([each.sum(axis=0) for each in own])).sum())
+    def slots(self, batches: Sequence[Int[np.ndarray, " _"]]) -> int:
+        """Slots that are evaluated for batches, in all shards."""
+        if self.number == 1:
+            return self.bucket.slots(batches)
+        return sum(
+            int(layout.evaluated_slots(self.bucket.demand(parts)).sum())
+            for layout, parts in map(self.share, batches)
+        )
 
 
 def plan_shards(bucket: Bucket, number: int, *, block_slots: int, seed: int = 0) -> Shards:
@@ -79,7 +83,7 @@ def plan_shards(bucket: Bucket, number: int, *, block_slots: int, seed: int = 0)
     ]
     needed = np.stack(
         [
-            _largest([batch[part] for part in share_out(_slots(batch, whole), number)])
+            _largest([batch[part] for part in share_out(whole.least_slots(batch), number)])
             for batch in batches
         ]
     )
@@ -110,12 +114,6 @@ def share_out(sizes: Int[np.ndarray, " n"], shards: int) -> list[Int[np.ndarray,
         parts[shard].append(int(place))
         load[shard] += sizes[place] if len(parts[shard]) < most else np.inf
     return [np.sort(np.asarray(part, np.int64)) for part in parts]
-
-
-def _slots(demands: np.ndarray, layout: Layout) -> np.ndarray:
-    """Slots that frames of given demands take in a layout: [frames]."""
-    widths = np.asarray([group.width for group in layout.groups])
-    return np.diff(demands, axis=1, prepend=0) @ widths
 
 
 def _largest(parts: list[np.ndarray]) -> np.ndarray:

@@ -72,7 +72,7 @@ def test_slots_hold_the_neighbours(frames, groups):
                 vector = tuple(np.round(group.vectors[block, place, slot], 9))
                 found.add((int(atom_of[row]), int(neighbour), vector))
             row += 1
-    assert bucket.slots(np.arange(5)) == sum(
+    assert bucket.slots([np.arange(5)]) == sum(
         group.neighbours[block].size
         for group, species in _species_by_block(batch)
         for block in np.flatnonzero((species >= 0).any(axis=1))

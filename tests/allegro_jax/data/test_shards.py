@@ -36,7 +36,7 @@ def test_every_batch_fits_its_shards(frames, batch_size, number):
                 assert len(part) <= layout.frames
                 demand = layout.demands(frames.take(part)).sum(axis=0)
                 assert (demand <= layout.capacity).all()
-            evaluated = shards.slots(batch)
+            evaluated = shards.slots([batch])
             assert frames.take(batch).values.sum() <= evaluated <= number * layout.slots
     # the small layout serves most batches, and is why there are two
     assert used.count(shards.layouts[0]) > len(used) / 2
