@@ -188,6 +188,33 @@ def _init_modern(keys: _Keys, config: AllegroConfig, dtype: Any) -> Params:
     return params
 
 
+def two_body(
+    params: Params, config: AllegroConfig, edges: Geometry
+) -> tuple[Float[Array, "n K S"], Float[Array, "n K env"], Float[Array, "n K embed"]]:
+    """What depends on the distance and the species of a pair alone.
+
+    Returns:
+        The first latent x⁰; the weights of the first environment, U·R or U of them; and those of
+        the features, U·R of them.
+    """
+    embedding = _two_body_embedding(params, config, edges, params["first_projection"].dtype)
+    weights = scaled_weights(
+        params["two_body"], config.two_body_nonlinearity, forward=config.forward_normalize
+    )
+    e = apply_mlp(weights, embedding, config.two_body_nonlinearity)
+
+    # both linear maps of e at once
+    (tensor_embedding,) = scaled_weights(
+        [params["tensor_embedding"]], "none", forward=config.forward_normalize
+    )
+    (first_projection,) = scaled_weights([params["first_projection"]], "none")
+    projected = e @ jnp.concatenate([first_projection, tensor_embedding], axis=1)
+    x, env, embed = jnp.split(
+        projected, [config.num_scalar_features, first_projection.shape[1]], axis=-1
+    )
+    return x, env, embed
+
+
 def _network(params: Params, config: AllegroConfig, edges: Geometry) -> Float[Array, " n"]:
     """Site energies before scale and shift."""
     dtype = params["first_projection"].dtype
@@ -202,20 +229,7 @@ def _network(params: Params, config: AllegroConfig, edges: Geometry) -> Float[Ar
 
     harmonics = spherical_harmonics(edges.unit_vectors, l_max).astype(dtype)
     harmonics = jnp.swapaxes(harmonics, 1, 2)
-    embedding = _two_body_embedding(params, config, edges, dtype)
-    two_body = scaled_weights(
-        params["two_body"], config.two_body_nonlinearity, forward=config.forward_normalize
-    )
-    e = apply_mlp(two_body, embedding, config.two_body_nonlinearity)
-
-    # both linear maps of e at once
-    (tensor_embedding,) = scaled_weights(
-        [params["tensor_embedding"]], "none", forward=config.forward_normalize
-    )
-    (first_projection,) = scaled_weights([params["first_projection"]], "none")
-    projected = e @ jnp.concatenate([first_projection, tensor_embedding], axis=1)
-    split = [scalars, first_projection.shape[1]]
-    x, env, embed = jnp.split(projected, split, axis=-1)
+    x, env, embed = two_body(params, config, edges)
     latents = [x]
     features = weighted_harmonics(env_weights(embed), harmonics)
 

@@ -84,6 +84,18 @@ def init(keys: Callable[[], Array], config: AllegroConfig, dtype: Any) -> dict[s
     return params
 
 
+def two_body(
+    params: dict[str, Any], config: AllegroConfig, edges: Geometry
+) -> tuple[Float[Array, "n K S"], Float[Array, "n K 1"]]:
+    """The first latent x⁰, a function of the distance and the species of a pair; the envelope u."""
+    dtype = params["readout"][0].dtype
+    cutoff = jnp.where(edges.inside, radial.envelope(edges.x, config.cutoff_power), 0)
+    cutoff = cutoff.astype(dtype)[..., None]
+    inputs = _two_body_inputs(config, edges, cutoff, dtype)
+    weights = scaled_weights_original(params["two_body"], config.two_body_nonlinearity)
+    return cutoff * apply_mlp(weights, inputs, config.two_body_nonlinearity), cutoff
+
+
 def network(params: dict[str, Any], config: AllegroConfig, edges: Geometry) -> Float[Array, " n"]:
     """Site energies before scale and shift."""
     dtype = params["readout"][0].dtype
@@ -92,8 +104,6 @@ def network(params: dict[str, Any], config: AllegroConfig, edges: Geometry) -> F
     norm = jnp.asarray(neighbours_norm, dtype)[edges.centre_species][:, None, None]
     alpha = config.residual_weight
 
-    cutoff = jnp.where(edges.inside, radial.envelope(edges.x, config.cutoff_power), 0)
-    cutoff = cutoff.astype(dtype)[..., None]
     harmonics = spherical_harmonics(edges.unit_vectors, l_max).astype(dtype)
     harmonics = jnp.swapaxes(harmonics, 1, 2)
 
@@ -108,8 +118,7 @@ def network(params: dict[str, Any], config: AllegroConfig, edges: Geometry) -> F
         """[n, K, U·R] as [n, U, R, K]."""
         return jnp.swapaxes(flat, 1, 2).reshape(flat.shape[0], channels, l_max + 1, flat.shape[1])
 
-    inputs = _two_body_inputs(config, edges, cutoff, dtype)
-    x = cutoff * mlp(params["two_body"], inputs, config.two_body_nonlinearity)
+    x, cutoff = two_body(params, config, edges)
     features = invariants = None
     for product, weights in zip(products_of(config), params["layers"], strict=True):
         if invariants is not None:
