@@ -277,9 +277,13 @@ def _add_dynamics(commands: argparse._SubParsersAction) -> None:
     add_commands(commands, _load_potential)
 
 
-def _load_potential(path: str, dtype: str) -> LoadedPotential:
+def _load_potential(path: str, dtype: str, collapse: bool) -> LoadedPotential:
     model = _load_model(path, dtype)
-    return LoadedPotential(model.potential, model.shortest_distance_table())
+    potential = model.potential
+    if collapse and (collapsed := model.collapsed(dtype)):
+        print(f"allegro-jax: {path} collapses exactly: {collapsed}", file=sys.stderr)
+        potential = collapsed.potential
+    return LoadedPotential(potential, model.shortest_distance_table())
 
 
 # -- convert --------------------------------------------------------------------------------------

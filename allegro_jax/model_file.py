@@ -29,6 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialise
 
 from allegro_jax import __version__
+from allegro_jax.collapsed import Collapse, NotTabulated, collapse, obstacle
 from allegro_jax.config import AllegroConfig
 from allegro_jax.model import init, parameter_name
 from allegro_jax.potential import Potential, SinglePoint, potential_of
@@ -89,6 +90,23 @@ class Model:
         """[T, T] :attr:`shortest_distances`, 0 where unknown, for :func:`md.run.simulate`."""
         known = self.shortest_distances
         return np.array([[known.get(_pair(a, b), 0.0) for b in self.species] for a in self.species])
+
+    def collapsed(self, dtype: Any = None) -> Collapse | None:
+        """The same potential as a few tabulated radial functions, which is far faster to run.
+
+        Args:
+            dtype: of the arithmetic; default that of the weights.
+
+        Returns:
+            None where the configuration does not collapse (:mod:`allegro_jax.collapsed`), or where
+            tables would not be worth it.
+        """
+        if obstacle(self.config):
+            return None
+        try:
+            return collapse(self.potential, dtype=dtype)
+        except NotTabulated:
+            return None
 
     def __call__(self, atoms: Atoms) -> dict[str, Any]:
         results = self._single_point(atoms)

@@ -29,8 +29,8 @@ _UNCERTAINTY = {
     "uncertainty_every": "every",
     "uncertainty_action": "action",
 }
-_OWN = ("command", "model", "structure", "potential", "format", "species", "run_file", "fix",
-        "observe", "no_progress", *_UNCERTAINTY)  # fmt: skip
+_OWN = ("command", "model", "structure", "potential", "no_collapse", "format", "species",
+        "run_file", "fix", "observe", "no_progress", *_UNCERTAINTY)  # fmt: skip
 
 _UNCERTAIN = 3  # the exit code of a run that its uncertainty stopped
 

@@ -20,8 +20,9 @@ class LoadedPotential(NamedTuple):
     shortest_distances: Any = None
 
 
-Loader = Callable[[str, str], LoadedPotential]
-"""``(path, dtype) -> LoadedPotential``: for files that are not YAML."""
+Loader = Callable[[str, str, bool], LoadedPotential]
+"""``(path, dtype, collapse) -> LoadedPotential``: for files that are not YAML; ``collapse`` if the
+potential may be replaced by an equivalent that is faster."""
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +39,12 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         metavar="MODULE:FUNCTION",
         help="a Python function that returns the potential, instead of MODEL",
     )
+    parser.add_argument(
+        "--no-collapse",
+        action="store_true",
+        help="evaluate the network of a model file also where it amounts to a few radial "
+        "functions, which tables give faster",
+    )
     parser.add_argument("--format", metavar="NAME", help="of the structure, as ASE names it")
     parser.add_argument(
         "--species",
@@ -51,15 +58,18 @@ def load_potential(options: argparse.Namespace, load: Loader, dtype: str) -> Loa
     """The potential that the options name: a function, a YAML file, or the program's own kind."""
     from md import potential_file
 
+    described = options.model is None or Path(options.model).suffix in (".yaml", ".yml")
+    if options.no_collapse and described:
+        raise ValueError("--no-collapse is of model files alone")
     if options.potential is not None:
         if options.model is not None:
             raise ValueError("give either MODEL or --potential, not both")
         return LoadedPotential(potential_file.from_import(options.potential))
     if options.model is None:
         raise ValueError("give MODEL and STRUCTURE, or --potential MODULE:FUNCTION and STRUCTURE")
-    if Path(options.model).suffix in (".yaml", ".yml"):
+    if described:
         return LoadedPotential(potential_file.load(options.model, dtype=dtype))
-    return load(options.model, dtype)
+    return load(options.model, dtype, not options.no_collapse)
 
 
 def read_structure(options: argparse.Namespace) -> Any:
