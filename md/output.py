@@ -205,10 +205,7 @@ class Output:
         """Write columns of equal length as NAME.csv; at once."""
         path = self.path(f"{name}.csv", replica)
         if path is not None:
-            rows = zip(*columns.values(), strict=True)
-            lines = [",".join(columns), *(",".join(_cell(x) for x in row) for row in rows)]
-            with replacing(path) as partial:
-                partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            write_csv(path, columns)
 
     def last_line(self, replica: int = 0) -> Line | None:
         return self._lines[replica][-1] if self._lines[replica] else None
@@ -361,6 +358,23 @@ def read_log(path: Path, columns: Sequence[str]) -> list[Line]:
         for row in rows
     ]
     return [{**line, "step": int(line["step"])} for line in lines]
+
+
+def write_csv(path: Path, columns: Mapping[str, Any]) -> None:
+    """Write columns of equal length, of numbers or words, as CSV; NaN becomes an empty cell.
+
+    Numbers have ten significant digits: units make some columns small.
+    """
+
+    def cell(value: Any) -> str:
+        if isinstance(value, (str, int, np.integer)):
+            return str(value)
+        return "" if np.isnan(value) else repr(float(f"{value:.10g}"))
+
+    rows = zip(*columns.values(), strict=True)
+    lines = [",".join(columns), *(",".join(map(cell, row)) for row in rows)]
+    with replacing(path) as partial:
+        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _cell(value: Any) -> str:
