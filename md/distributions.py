@@ -67,8 +67,9 @@ class RadialDistribution:
 
     So g → 1 at large distances, but for the N_B / (N_B − 1) of a species with itself. The table
     has columns ``r_A`` (centres of the bins), ``g_A_B`` and ``n_A_B`` (B atoms around an A atom
-    up to the outer edge of the bin). Without three periodic directions there is no density to
-    compare with, and the columns g are left out.
+    up to the outer edge of the bin), and if asked for ``g_total`` and ``n_total`` of all atoms
+    whatever their species. Without three periodic directions there is no density to compare with,
+    and the columns g are left out.
 
     Any cutoff will do: also one beyond the potential's, or beyond half the cell.
 
@@ -78,6 +79,7 @@ class RadialDistribution:
         every: steps between two looks.
         pairs: pairs of symbols, ``("Li", "O")`` or ``"Li-O"``; all pairs of species that are there
             unless given.
+        total: whether to have the columns of all atoms.
         name: of the table.
     """
 
@@ -85,6 +87,7 @@ class RadialDistribution:
     bins: int = 200
     every: int = 10
     pairs: Sequence[Symbols] | None = None
+    total: bool = False
     name: str = "rdf"
 
     def __post_init__(self) -> None:
@@ -93,31 +96,33 @@ class RadialDistribution:
         if not self.cutoff > 0:
             raise ValueError(f"{self.name}: cutoff must be positive, not {self.cutoff}")
         if self.pairs is not None:
-            object.__setattr__(self, "pairs", tuple(_symbols(pair, 2) for pair in self.pairs))
+            object.__setattr__(self, "pairs", tuple(symbols_of(pair, 2) for pair in self.pairs))
 
-    def init(self, state: State, neighbours: NeighbourList, species: tuple[str, ...]) -> PairCounts:
+    def init(
+        self, state: State, neighbours: NeighbourList | None, species: tuple[str, ...]
+    ) -> PairCounts:
         for pair in self.pairs or ():
-            _check_symbols(self.name, pair, species)
+            check_symbols(self.name, pair, species)
         covered = pair_search.covers(neighbours, self.cutoff)
         return PairCounts(
             samples=jnp.int32(0),
             pairs=tallies.empty_tally((len(species), len(species), self.bins)),
             volumes=tallies.empty_sum((), state.positions.dtype),
             search=None if covered else pair_search.allocate(state, self.cutoff),
-            atoms=_population(state, species),
+            atoms=population(state, species),
             species=species,
             periodic=all(state.pbc),
         )
 
     def update(
-        self, accumulators: PairCounts, state: State, neighbours: NeighbourList
+        self, accumulators: PairCounts, state: State, neighbours: NeighbourList | None
     ) -> PairCounts:
         search, pairs = _pairs_of(accumulators.search, state, neighbours)
         types, (n, k) = len(accumulators.species), pairs.indices.shape
         shape = accumulators.pairs.low.shape
 
         def bins_of(rows: Array) -> Array:
-            vectors, mask, other = _neighbourhoods(rows, pairs, state)
+            vectors, mask, other = neighbourhoods(rows, pairs, state)
             distance = jnp.sqrt(jnp.sum(vectors**2, axis=-1))
             place = jnp.floor(distance * (self.bins / self.cutoff)).astype(jnp.int32)
             kind = state.species[rows][:, None] * types + other
@@ -126,7 +131,7 @@ class RadialDistribution:
             place = jnp.minimum(place, self.bins - 1)
             return jnp.where(inside, kind * self.bins + place, np.prod(shape))
 
-        counted = _histogram(bins_of, n, k, int(np.prod(shape))).reshape(shape)
+        counted = histogram(bins_of, n, k, int(np.prod(shape))).reshape(shape)
         return accumulators.replace(
             samples=accumulators.samples + 1,
             pairs=tallies.count(accumulators.pairs, counted),
@@ -143,18 +148,23 @@ class RadialDistribution:
         with np.errstate(divide="ignore", invalid="ignore"):  # no samples: not a number
             mean = counts / samples
             volume = tallies.total(accumulators.volumes) / samples
+
+        def add(name: str, pairs: np.ndarray, centres: int, others: int) -> None:
+            around = pairs / max(centres, 1)
+            if accumulators.periodic:
+                table[f"g_{name}"] = around / (max(others, 1) / volume * shells)
+            table[f"n_{name}"] = np.cumsum(around)
+
         for a, b in self._pairs(accumulators):
             i, j = accumulators.species.index(a), accumulators.species.index(b)
-            around = mean[i, j] / max(accumulators.atoms[i], 1)
-            if accumulators.periodic:
-                density = max(accumulators.atoms[j], 1) / volume
-                table[f"g_{a}_{b}"] = around / (density * shells)
-            table[f"n_{a}_{b}"] = np.cumsum(around)
+            add(f"{a}_{b}", mean[i, j], accumulators.atoms[i], accumulators.atoms[j])
+        if self.total:
+            add("total", mean.sum(axis=(0, 1)), sum(accumulators.atoms), sum(accumulators.atoms))
         return table
 
     def _pairs(self, accumulators: PairCounts) -> list[tuple[str, ...]]:
         if self.pairs is not None:
-            return [_symbols(pair, 2) for pair in self.pairs]
+            return [symbols_of(pair, 2) for pair in self.pairs]
         facts = zip(accumulators.species, accumulators.atoms, strict=True)
         present = [symbol for symbol, atoms in facts if atoms]
         return list(combinations_with_replacement(present, 2))
@@ -204,10 +214,10 @@ class AngularDistribution:
         check_settings(self.name, self.every)
         _check_bins(self.name, self.bins)
         if isinstance(self.cutoff, Mapping):
-            bonds = tuple((_symbols(pair, 2), length) for pair, length in self.cutoff.items())
+            bonds = tuple((symbols_of(pair, 2), length) for pair, length in self.cutoff.items())
             object.__setattr__(self, "cutoff", bonds)
         if self.triples is not None:
-            object.__setattr__(self, "triples", tuple(_symbols(one, 3) for one in self.triples))
+            object.__setattr__(self, "triples", tuple(symbols_of(one, 3) for one in self.triples))
         lengths: list[Any] = [self.cutoff]
         if not isinstance(self.cutoff, int | float):
             lengths = list(dict(self.cutoff).values())
@@ -215,10 +225,10 @@ class AngularDistribution:
             raise ValueError(f"{self.name}: cutoffs must be positive, not {lengths}")
 
     def init(
-        self, state: State, neighbours: NeighbourList, species: tuple[str, ...]
+        self, state: State, neighbours: NeighbourList | None, species: tuple[str, ...]
     ) -> AngleCounts:
         for triple in self.triples or ():
-            _check_symbols(self.name, triple, species)
+            check_symbols(self.name, triple, species)
         lengths, types = self._lengths(species), len(species)
         table = None
         if not isinstance(self.cutoff, int | float):
@@ -235,13 +245,13 @@ class AngularDistribution:
             return np.full((len(species),) * 2, float(self.cutoff))
         lengths = np.zeros((len(species),) * 2)
         for (a, b), length in dict(self.cutoff).items():
-            _check_symbols(self.name, (a, b), species)
+            check_symbols(self.name, (a, b), species)
             i, j = species.index(a), species.index(b)
             lengths[i, j] = lengths[j, i] = length
         return lengths
 
     def update(
-        self, accumulators: AngleCounts, state: State, neighbours: NeighbourList
+        self, accumulators: AngleCounts, state: State, neighbours: NeighbourList | None
     ) -> AngleCounts:
         search, pairs = pair_search.find(accumulators.search, state)
         types, (n, k) = len(accumulators.species), pairs.indices.shape
@@ -249,7 +259,7 @@ class AngularDistribution:
         shape = accumulators.angles.low.shape
 
         def bins_of(rows: Array) -> Array:
-            vectors, mask, other = _neighbourhoods(rows, pairs, state)
+            vectors, mask, other = neighbourhoods(rows, pairs, state)
             angle = _angle(vectors[:, first], vectors[:, second])
             place = jnp.floor(angle * (self.bins / np.pi)).astype(jnp.int32)
             place = jnp.clip(place, 0, self.bins - 1)  # 180° belongs to the last bin
@@ -259,7 +269,7 @@ class AngularDistribution:
             inside = mask[:, first] & mask[:, second]
             return jnp.where(inside, kind * self.bins + place, np.prod(shape))
 
-        counted = _histogram(bins_of, n, len(first), int(np.prod(shape))).reshape(shape)
+        counted = histogram(bins_of, n, len(first), int(np.prod(shape))).reshape(shape)
         return accumulators.replace(
             angles=tallies.count(accumulators.angles, counted), search=search
         )
@@ -270,7 +280,7 @@ class AngularDistribution:
         met = np.argwhere(counts.sum(axis=-1) > 0)
         triples: list[tuple[str, ...]] = [(symbols[a], symbols[b], symbols[c]) for b, a, c in met]
         if self.triples is not None:
-            triples = [_symbols(one, 3) for one in self.triples]
+            triples = [symbols_of(one, 3) for one in self.triples]
         table = {"angle_degree": (np.arange(self.bins) + 0.5) * width}
         for a, b, c in triples:
             low, high = sorted((symbols.index(a), symbols.index(c)))
@@ -280,7 +290,7 @@ class AngularDistribution:
         return table
 
 
-def _symbols(given: Symbols, number: int) -> tuple[str, ...]:
+def symbols_of(given: Symbols, number: int) -> tuple[str, ...]:
     """Symbols that belong together, from a sequence or from a string such as ``"Si-O"``."""
     symbols = tuple(given.split("-") if isinstance(given, str) else given)
     if len(symbols) != number:
@@ -295,7 +305,7 @@ def _check_bins(name: str, bins: int) -> None:
         raise ValueError(f"{name}: bins must be at least 1, not {bins}")
 
 
-def _check_symbols(name: str, symbols: Symbols, species: tuple[str, ...]) -> None:
+def check_symbols(name: str, symbols: Symbols, species: tuple[str, ...]) -> None:
     for symbol in symbols:
         if symbol not in species:
             raise ValueError(
@@ -303,21 +313,22 @@ def _check_symbols(name: str, symbols: Symbols, species: tuple[str, ...]) -> Non
             )
 
 
-def _population(state: State, species: tuple[str, ...]) -> tuple[int, ...]:
+def population(state: State, species: tuple[str, ...]) -> tuple[int, ...]:
     """Number of atoms of each species."""
     indices = np.asarray(state.species)
     return tuple(int(np.sum(indices == s)) for s in range(len(species)))
 
 
 def _pairs_of(
-    search: PairSearch | None, state: State, listed: NeighbourList
+    search: PairSearch | None, state: State, listed: NeighbourList | None
 ) -> tuple[PairSearch | None, Pairs]:
     if search is None:
+        assert listed is not None
         return None, Pairs(listed.indices, listed.shifts)
     return pair_search.find(search, state)
 
 
-def _neighbourhoods(
+def neighbourhoods(
     rows: Int[Array, " rows"], pairs: Pairs, state: State
 ) -> tuple[Array, Array, Array]:
     """Vectors to the neighbours of some atoms, which slots hold one, and their species."""
@@ -336,7 +347,7 @@ def _angle(u: Float[Array, "*batch 3"], v: Float[Array, "*batch 3"]) -> Float[Ar
     return jnp.arctan2(jnp.sqrt(jnp.sum(cross**2, axis=-1)), jnp.sum(u * v, axis=-1))
 
 
-def _histogram(
+def histogram(
     bins_of: Callable[[Array], Any], atoms: int, values: int, length: int
 ) -> Int[Array, " length"]:
     """How often each bin is met, over the rows of all atoms, some rows at a time.

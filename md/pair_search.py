@@ -67,8 +67,10 @@ def find(search: PairSearch, state: State) -> tuple[PairSearch, Pairs]:
     return search, Pairs(indices, shifts)
 
 
-def covers(listed: NeighbourList, cutoff: float | int) -> bool:
+def covers(listed: NeighbourList | None, cutoff: float | int) -> bool:
     """Whether a neighbour list holds, at all times, every pair closer than a cutoff."""
+    if listed is None:
+        return False
     return listed.reach.pair_cutoffs is None and listed.reach.cutoff >= cutoff
 
 

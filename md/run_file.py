@@ -28,6 +28,7 @@ from typing import Any
 import yaml
 
 from md import collective_variables, metadynamics, restraints
+from md.coordination import CoordinationNumbers
 from md.correlations import MeanSquaredDisplacement, VelocityAutocorrelation
 from md.distributions import AngularDistribution, RadialDistribution
 from md.groups import Group
@@ -42,6 +43,7 @@ OBSERVABLES: Kinds = {
     "adf": AngularDistribution,
     "msd": MeanSquaredDisplacement,
     "vacf": VelocityAutocorrelation,
+    "coordination-numbers": CoordinationNumbers,
 }
 VARIABLES: Kinds = {
     "distance": collective_variables.Distance,
