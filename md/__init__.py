@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from md.analysis import Analysis, analyse
+    from md.coordination import CoordinationNumbers
     from md.correlations import (
         MeanSquaredDisplacement,
         VelocityAutocorrelation,
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ZBL",
+    "Analysis",
     "AngularDistribution",
+    "CoordinationNumbers",
     "Group",
     "HarmonicLattice",
     "LennardJones",
@@ -53,6 +57,7 @@ __all__ = [
     "Uncertainty",
     "UserObservable",
     "VelocityAutocorrelation",
+    "analyse",
     "diffusion_coefficient",
     "neighbour_list",
     "relax",
@@ -61,7 +66,9 @@ __all__ = [
 
 _HOMES = {
     "ZBL": "md.pair_potentials",
+    "Analysis": "md.analysis",
     "AngularDistribution": "md.distributions",
+    "CoordinationNumbers": "md.coordination",
     "Group": "md.groups",
     "HarmonicLattice": "md.harmonic_lattice",
     "LennardJones": "md.pair_potentials",
@@ -82,6 +89,7 @@ _HOMES = {
     "Uncertainty": "md.uncertainty",
     "UserObservable": "md.observable",
     "VelocityAutocorrelation": "md.correlations",
+    "analyse": "md.analysis",
     "diffusion_coefficient": "md.correlations",
     "neighbour_list": "md.neighbours",
     "relax": "md.relaxation",

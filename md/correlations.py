@@ -7,7 +7,7 @@ every state is the origin of a time difference: the best average that a trajecto
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -190,17 +190,36 @@ class VelocityAutocorrelation:
         table = {"time_fs": np.arange(self.lags) * lag_fs}
         for symbol, values in correlations.items():
             table[f"vacf_{symbol}_A2_per_fs2"] = values * units.FEMTOSECOND**2
-        table["frequency_THz"] = np.arange(self.lags) * (1000 / (2 * (self.lags - 1) * lag_fs))
-        total = np.zeros(self.lags)
-        for symbol, values in correlations.items():
-            at = accumulators.species.index(symbol)
-            total += accumulators.atoms[at] * float(accumulators.masses[at]) * values
-            table[f"vdos_{symbol}_per_THz"] = spectrum(values, lag_fs, self.window)
-        table["vdos_total_per_THz"] = spectrum(total, lag_fs, self.window)
-        return table
+        facts = zip(accumulators.species, accumulators.atoms, accumulators.masses, strict=True)
+        masses = {symbol: atoms * float(mass) for symbol, atoms, mass in facts}
+        return table | densities_of_states(correlations, masses, lag_fs, self.window)
 
     def _velocities(self, state: State) -> Float[Array, "atoms 3"]:
         return (state.momenta / state.masses[:, None])[_chosen(self.atoms)]
+
+
+def densities_of_states(
+    correlations: Mapping[str, np.ndarray],
+    masses: Mapping[str, float],
+    lag_fs: float,
+    window: str,
+) -> Table:
+    """Density of states of each species and of all, from velocity autocorrelations.
+
+    Args:
+        correlations: by symbol, C(τ) at lags 0, 1, 2, ... in any unit.
+        masses: by symbol, the mass of all atoms of the species together.
+        lag_fs: time between two lags.
+        window: as in :class:`VelocityAutocorrelation`, whose columns these are.
+    """
+    lags = len(next(iter(correlations.values())))
+    table = {"frequency_THz": np.arange(lags) * (1000 / (2 * (lags - 1) * lag_fs))}
+    total = np.zeros(lags)
+    for symbol, values in correlations.items():
+        total += masses[symbol] * values
+        table[f"vdos_{symbol}_per_THz"] = spectrum(values, lag_fs, window)
+    table["vdos_total_per_THz"] = spectrum(total, lag_fs, window)
+    return table
 
 
 def spectrum(correlation: np.ndarray, lag_fs: float, window: str) -> np.ndarray:
@@ -222,12 +241,18 @@ def spectrum(correlation: np.ndarray, lag_fs: float, window: str) -> np.ndarray:
 
 
 def diffusion_coefficient(
-    table: Table, symbol: str, *, start_fs: float | int, stop_fs: float | int = np.inf
+    table: Table,
+    symbol: str,
+    *,
+    start_fs: float | int,
+    stop_fs: float | int = np.inf,
+    dimensions: int = 3,
 ) -> float:
     """Self-diffusion coefficient in Å²/fs (0.1 cm²/s) of a species, from its MSD.
 
-    One sixth of the slope of a straight line fitted between two times (Einstein's relation),
-    without weights. Leave out the ballistic start, and the end, which few origins support.
+    The slope of a straight line fitted between two times, without weights, divided by twice the
+    number of dimensions that the displacements have (Einstein's relation). Leave out the ballistic
+    start, and the end, which few origins support.
 
     Raises:
         ValueError: for a species that the table does not hold, or too few points.
@@ -242,7 +267,7 @@ def diffusion_coefficient(
             f"{inside.sum()} points of the mean squared displacement lie between {start_fs} and "
             f"{stop_fs} fs: a line needs two"
         )
-    return float(np.polyfit(time[inside], values[inside], 1)[0] / 6)
+    return float(np.polyfit(time[inside], values[inside], 1)[0] / (2 * dimensions))
 
 
 def _check_lags(name: str, lags: int) -> None:

@@ -11,7 +11,11 @@ import numpy as np
 
 Table = Mapping[str, np.ndarray]
 
+ERROR = "_error"
+"""Ends the name of a column that holds the standard errors of another."""
+
 _WIDTH, _HEIGHT = 5.5, 2.2  # of a panel, inches
+_IN_LEGEND = 8  # curves, within the panel
 
 
 def draw(
@@ -51,6 +55,21 @@ def draw(
     axes.set_xlabel("time (ps)")
     for row, (table, kind) in enumerate(right):
         kind.draw(figure.add_subplot(grid[row, 1]), table)
+    figure.savefig(path, dpi=150)
+
+
+def draw_table(table: Table, path: Path) -> None:
+    """Write a PNG of the curves of one table, one below the other; nothing if it has none."""
+    from matplotlib.figure import Figure
+
+    kinds = [kind for kind in _KINDS if kind.names(table)]
+    if not kinds:
+        return
+    beside = max(len(kind.names(table)) for kind in kinds) // (3 * _IN_LEGEND)
+    size = (_WIDTH + 1.2 * beside, 1.5 * _HEIGHT * len(kinds))
+    figure = Figure(figsize=size, layout="constrained")
+    for axes, kind in zip(figure.subplots(len(kinds), squeeze=False)[:, 0], kinds, strict=True):
+        kind.draw(axes, table)
     figure.savefig(path, dpi=150)
 
 
@@ -99,7 +118,7 @@ def _per_atom(values: np.ndarray, atoms: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class _Curves:
-    """One kind of table: curves of the columns that share a prefix."""
+    """One kind of table: curves of the columns that share a prefix, with bands of their errors."""
 
     abscissa: str
     prefix: str
@@ -109,16 +128,26 @@ class _Curves:
     def names(self, table: Table) -> list[str]:
         if self.abscissa not in table:
             return []
-        return [name for name in table if name.startswith(self.prefix)]
+        named = [name for name in table if name.startswith(self.prefix)]
+        return [name for name in named if not name.endswith(ERROR)]
 
     def draw(self, axes: Any, table: Table) -> None:
+        x = table[self.abscissa]
         for name in self.names(table):
             label = name.removeprefix(self.prefix)
-            for unit in ("_per_degree", "_per_THz", "_A2"):
+            for unit in ("_per_degree", "_per_THz", "_A2_per_ps", "_A2"):
                 label = label.removesuffix(unit)
-            axes.plot(table[self.abscissa], table[name], lw=0.8, label=label.replace("_", "–"))
+            (line,) = axes.plot(x, table[name], lw=0.8, label=label.replace("_", "–"))
+            if name + ERROR in table:
+                low, high = (table[name] + sign * table[name + ERROR] for sign in (-1, 1))
+                axes.fill_between(x, low, high, color=line.get_color(), alpha=0.25, lw=0)
         axes.set(xlabel=self.xlabel, ylabel=self.ylabel)
-        axes.legend(frameon=False)
+        if len(self.names(table)) <= _IN_LEGEND:
+            axes.legend(frameon=False)
+        else:  # beside the panel, in as many columns as needed
+            columns = -(-len(self.names(table)) // (3 * _IN_LEGEND))
+            place = {"loc": "upper left", "bbox_to_anchor": (1, 1), "borderaxespad": 0}
+            axes.legend(frameon=False, ncols=columns, fontsize="xx-small", **place)
 
 
 _KINDS = (
@@ -127,6 +156,9 @@ _KINDS = (
     _Curves("angle_degree", "p_", "angle (°)", "density (1/°)"),
     _Curves("frequency_THz", "vdos_", "frequency (THz)", "density of states (1/THz)"),
     _Curves("time_fs", "msd_", "time (fs)", "msd (Å²)"),
+    _Curves("neighbours", "share_", "number of neighbours", "share of the atoms"),
+    _Curves("time_fs", "correlation_", "time (fs)", "velocities: C(τ) / C(0)"),
+    _Curves("time_fs", "integral_", "time (fs)", "∫ C dτ / d (Å²/ps)"),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -35,6 +36,18 @@ def counts(tally: Tally) -> np.ndarray:
     """The numbers as float64, on the host."""
     high, low = np.asarray(tally.high, np.float64), np.asarray(tally.low, np.float64)
     return np.asarray(high * _WORD + low)
+
+
+def merged(first: Any, second: Any) -> Any:
+    """The sum of two pytrees of the same kind: of tallies, sums, and plain numbers."""
+
+    def add(a: Any, b: Any) -> Any:
+        if isinstance(a, Tally):
+            total = count(a, b.low)
+            return total._replace(high=total.high + b.high)
+        return summation.add(a, b) if isinstance(a, TwoFloat) else a + b
+
+    return jax.tree.map(add, first, second, is_leaf=lambda x: isinstance(x, (Tally, TwoFloat)))
 
 
 def empty_sum(shape: tuple[int, ...], dtype: Any) -> TwoFloat:

@@ -46,11 +46,12 @@ def words(function: Callable) -> list[str]:
         ("dynamics.md", [field.name for field in dataclasses.fields(md.Uncertainty)]),
         ("dynamics.md", ["stages", *words(md.simulate)]),
         ("dynamics.md", words(md.relax)),
+        ("analysis.md", [*words(md.analyse), *names.QUANTITIES]),
         ("dynamics.md", [*names.ENSEMBLES, *names.COUPLINGS, *names.TRAJECTORY_FORMATS]),
     ],
     ids=[
         *("model", "nonlinearities", "data", "training", "top level", "fine-tuning"),
-        *("stage", "group", "trajectory", "uncertainty", "simulate", "relax", "names"),
+        *("stage", "group", "trajectory", "uncertainty", "simulate", "relax", "analyse", "names"),
     ],
 )
 def test_every_setting_is_described(page, names):
@@ -67,10 +68,13 @@ def test_every_kind_is_described_with_its_words(kinds):
         assert [word for word in sorted(taken) if f"`{word}`" not in row] == [], kind
 
 
-@pytest.mark.parametrize("command", ["md", "relax", "join"])
-def test_every_option_is_described(command):
+@pytest.mark.parametrize(
+    ("command", "page"),
+    [*((one, "dynamics") for one in ("md", "relax", "join")), ("analyse", "analysis")],
+)
+def test_every_option_is_described(command, page):
     """As an option, or as the word of Python and YAML that it is without its unit."""
-    text = (ROOT / "docs" / "dynamics.md").read_text()
+    text = (ROOT / "docs" / f"{page}.md").read_text()
     (commands,) = [
         action.choices
         for action in cli._parser()._actions

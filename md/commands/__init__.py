@@ -1,10 +1,10 @@
-"""Commands of the engine, for any program that knows how to read a potential: md, relax, join."""
+"""Commands of the engine, for any program that knows how to read a potential."""
 
 from __future__ import annotations
 
 import argparse
 
-from md.commands import dynamics, relaxation, segments
+from md.commands import analysis, dynamics, relaxation, segments
 from md.commands.inputs import LoadedPotential, Loader
 from md.commands.options import add_dtype
 
@@ -12,7 +12,8 @@ __all__ = ["LoadedPotential", "Loader", "add_commands", "add_dtype"]
 
 
 def add_commands(commands: argparse._SubParsersAction, load: Loader) -> None:
-    """Add md, relax and join to a program's commands."""
+    """Add md, relax, join and analyse to a program's commands."""
     dynamics.add_command(commands, load)
     relaxation.add_command(commands, load)
     segments.add_command(commands)
+    analysis.add_command(commands)

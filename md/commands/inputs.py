@@ -76,11 +76,16 @@ def read_structure(options: argparse.Namespace) -> Any:
     """The structure that the options name."""
     from md import structure_file
 
-    species = None
-    if options.species:
-        try:
-            pairs = [pair.split("=", 1) for pair in options.species]
-            species = {int(number): symbol for number, symbol in pairs}
-        except ValueError:
-            raise ValueError("--species: write TYPE=SYMBOL, for example 1=Li 2=O") from None
+    species = species_of_types(options.species)
     return structure_file.read(options.structure, options.format, species)
+
+
+def species_of_types(given: list[str] | None) -> dict[int, str] | None:
+    """What --species says: ``1=Li 2=O``."""
+    if not given:
+        return None
+    try:
+        pairs = [pair.split("=", 1) for pair in given]
+        return {int(number): symbol for number, symbol in pairs}
+    except ValueError:
+        raise ValueError("--species: write TYPE=SYMBOL, for example 1=Li 2=O") from None

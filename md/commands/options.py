@@ -22,6 +22,15 @@ def number_or_ramp(text: str) -> Value:
     return ends[0] if len(ends) == 1 else tuple(ends)
 
 
+def span(text: str) -> tuple[float, float]:
+    """``1000:5000``."""
+    try:
+        start, end = (float(x) for x in text.split(":"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"write START:END, not {text!r}") from None
+    return start, end
+
+
 def numbers(text: str) -> tuple[float, ...]:
     """``1,2,3``."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ase.io
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from ase.neighborlist import neighbor_list as reference_list
 from ase.units import fs
 
 from md import LennardJones, simulate
+from md.analysis import analyse
 from md.collective_variables import Distance
+from md.coordination import CoordinationNumbers
 from md.correlations import MeanSquaredDisplacement, VelocityAutocorrelation
 from md.distributions import RadialDistribution
 from md.metadynamics import Metadynamics
@@ -45,6 +48,7 @@ def observed(argon, crystal):
             RadialDistribution(8.0, 16, every=EVERY),
             MeanSquaredDisplacement(6, every=EVERY),
             VelocityAutocorrelation(6, every=EVERY),
+            CoordinationNumbers({"Ar-Ar": 4.5}, every=EVERY),
             UserObservable(lambda s, _: jnp.sum(s.momenta**2), every=EVERY, name="motion"),
         ),
         progress=False,
@@ -73,6 +77,22 @@ def test_tables_of_a_run_agree_with_its_frames(observed):
     still = tables["vacf"]["vacf_Ar_A2_per_fs2"][0]
     from_momenta = total.mean() / len(frames[0]) / frames[0].get_masses()[0] ** 2
     assert still == pytest.approx(from_momenta * fs**2, rel=1e-4)
+
+
+def test_tables_of_a_run_agree_with_an_analysis_of_its_frames(observed, tmp_path):
+    """Two ways to the same sums: a ring of past states, and Fourier transforms of all."""
+    ase.io.write(tmp_path / "run.traj", observed.frames)
+    found = analyse(
+        tmp_path / "run.traj", msd=True, vacf=True, blocks=1, msd_lag_fs=100, vacf_lag_fs=100,
+        remove_drift=False,
+    )  # fmt: skip
+    for name, column in (("msd", "msd_Ar_A2"), ("vacf", "vacf_Ar_A2_per_fs2")):
+        along = observed.tables[name][column]
+        np.testing.assert_allclose(found.tables[name][column], along, rtol=1e-6, atol=1e-12)
+    shares = observed.tables["coordination"]
+    number = np.sum(shares["neighbours"] * shares["share_Ar_Ar"])
+    within = [len(reference_list("d", frame, 4.5)) / len(frame) for frame in observed.frames]
+    assert number == pytest.approx(np.mean(within), rel=1e-9)
 
 
 def test_energy_that_hills_put_in_is_accounted_for(argon, crystal):
