@@ -50,18 +50,20 @@ def add_displacements(
             "the cell changes: paths are sums of displacements between frames, so that its own "
             "motion does not count"
         )
+    if np.sum((whole["time_fs"] >= first) & (whole["time_fs"] <= last)) < 2:
+        findings.notes.append(
+            "no diffusion coefficients: less than two time differences lie between "
+            f"{span[0]:g} and {span[1]:g} fs: give fewer --blocks, or another --fit within one"
+        )
+        return
     for symbol in recording.species:
-        try:
-            values = [
-                1000
-                * diffusion_coefficient(
-                    one, symbol, start_fs=first, stop_fs=last, dimensions=len(along)
-                )
-                for one in (whole, *parts)
-            ]
-        except ValueError as error:
-            findings.notes.append(f"no diffusion coefficient: {error}")
-            return
+        values = [
+            1000
+            * diffusion_coefficient(
+                one, symbol, start_fs=first, stop_fs=last, dimensions=len(along)
+            )
+            for one in (whole, *parts)
+        ]
         exponent = _exponent(whole["time_fs"], whole[f"msd_{symbol}_A2"], (first, last))
         _add_diffusion(findings, symbol, "Einstein", values, span, exponent)
 

@@ -96,49 +96,49 @@ def record(
         raise ValueError(f"every must be at least 1 frame, not {every}")
     if timestep_fs is not None and not timestep_fs > 0:
         raise ValueError(f"timestep must be positive, not {timestep_fs}")
-    positions, velocities = _Rows(), _Rows()
     numbers: list[int] = []
     cells: list[np.ndarray] = []
     times: list[float | None] = []
     origin: tuple[int, float] | None = None  # number and time of the first frame that tells one
     low = first if isinstance(first, int) else 0
     high = last if isinstance(last, int) else None
-    for number, frame in source.frames(low, high):
-        _check(source, number, frame)
-        time, origin = _time(source, number, frame.time_fs, timestep_fs, origin)
-        if isinstance(first, float) or isinstance(last, float):
-            if time is None:
-                raise ValueError(
-                    f"{source.path} does not say the time of its frames: give --timestep "
-                    "(timestep_fs), or count frames"
-                )
-            if isinstance(first, float) and time < first * (1 - 1e-12):
+    with _Rows() as positions, _Rows() as velocities:
+        for number, frame in source.frames(low, high):
+            _check(source, number, frame)
+            time, origin = _time(source, number, frame.time_fs, timestep_fs, origin)
+            if isinstance(first, float) or isinstance(last, float):
+                if time is None:
+                    raise ValueError(
+                        f"{source.path} does not say the time of its frames: give --timestep "
+                        "(timestep_fs), or count frames"
+                    )
+                if isinstance(first, float) and time < first * (1 - 1e-12):
+                    continue
+                if isinstance(last, float) and time > last * (1 + 1e-12):
+                    break
+            if numbers and (number - numbers[0]) % every:
                 continue
-            if isinstance(last, float) and time > last * (1 + 1e-12):
-                break
-        if numbers and (number - numbers[0]) % every:
-            continue
-        if numbers and (frame.velocities is None) != (velocities.count == 0):
-            raise ValueError(
-                f"{source.path}: frame {number}: velocities: some frames have them, others not"
-            )
-        numbers.append(number)
-        times.append(time)
-        cells.append(np.array(frame.cell, float))
-        positions.append(frame.positions)
-        if frame.velocities is not None:
-            velocities.append(frame.velocities)
-    if not numbers:
-        raise ValueError(f"{source.path}: no frames from {start or 0} to {stop or 'the end'}")
-    known = all(time is not None for time in times)
-    return Recording(
-        source=source,
-        numbers=np.asarray(numbers),
-        positions=positions.mapped(),
-        cells=np.asarray(cells),
-        velocities=velocities.mapped() if velocities.count else None,
-        times_fs=np.asarray(times, float) if known else None,
-    )
+            if numbers and (frame.velocities is None) != (velocities.count == 0):
+                raise ValueError(
+                    f"{source.path}: frame {number}: velocities: some frames have them, others not"
+                )
+            numbers.append(number)
+            times.append(time)
+            cells.append(np.array(frame.cell, float))
+            positions.append(frame.positions)
+            if frame.velocities is not None:
+                velocities.append(frame.velocities)
+        if not numbers:
+            raise ValueError(f"{source.path}: no frames from {start or 0} to {stop or 'the end'}")
+        known = all(time is not None for time in times)
+        return Recording(
+            source=source,
+            numbers=np.asarray(numbers),
+            positions=positions.mapped(),
+            cells=np.asarray(cells),
+            velocities=velocities.mapped() if velocities.count else None,
+            times_fs=np.asarray(times, float) if known else None,
+        )
 
 
 def _moment(name: str, value: int | str | None) -> int | float | None:
@@ -217,6 +217,12 @@ class _Rows:
         self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         self._shape: tuple[int, ...] = ()
         self.count = 0
+
+    def __enter__(self) -> _Rows:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()  # what is mapped stays
 
     def append(self, values: np.ndarray) -> None:
         self._shape = values.shape

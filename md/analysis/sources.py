@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -132,6 +133,11 @@ class ASESource:
     ) -> None:
         self.path, self._format = path, format
         self._species, self._structure = species, structure
+        if species is None and structure is None and _counts_types(path):
+            raise ValueError(
+                f"{path}: species: a LAMMPS dump without a column element: give the elements of "
+                "its types, --species 1=Li 2=O, or --structure FILE"
+            )
         read = next(self._read(0, 1), None)
         if read is None:
             raise ValueError(f"{path} holds no frames")
@@ -168,8 +174,7 @@ class ASESource:
             )
 
     def _read(self, start: int, stop: int | None) -> Iterator[tuple[int, Atoms]]:
-        words: dict[str, Any] = {}
-        frames = ase.io.iread(self.path, slice(start, stop), self._format, **words)
+        frames = ase.io.iread(self.path, slice(start, stop), self._format)
         number = start
         while True:
             try:
@@ -186,9 +191,12 @@ class ASESource:
             number += 1
 
     def _named(self, atoms: Any, number: int) -> Atoms:
-        """A frame with the elements that the user has named."""
+        """A frame with the elements that the user has named, and the velocities that it had."""
         if not isinstance(atoms, Atoms) or len(atoms) == 0:
             raise ValueError(f"{self.path}: frame {number} holds no atoms")
+        if self._structure is None and self._species is None:
+            return atoms
+        velocities = atoms.get_velocities() if atoms.has("momenta") else None
         if self._structure is not None:
             if len(atoms) != len(self._structure):
                 raise ValueError(
@@ -197,17 +205,27 @@ class ASESource:
                 )
             atoms.numbers = self._structure.numbers
             atoms.set_masses(self._structure.get_masses())
-        elif self._species is not None:
-            types = sorted(set(atoms.numbers.tolist()) - set(self._species))
-            if types:
-                raise ValueError(f"{self.path}: frame {number}: species: no element for {types}")
-            velocities = atoms.get_velocities() if atoms.has("momenta") else None
-            named = {kind: atomic_numbers[symbol] for kind, symbol in self._species.items()}
+        else:
+            named = {kind: atomic_numbers[s] for kind, s in (self._species or {}).items()}
+            missing = sorted(set(atoms.numbers.tolist()) - set(named))
+            if missing:
+                raise ValueError(
+                    f"{self.path}: frame {number}: species: no element for type {missing[0]}"
+                )
             atoms.numbers = np.asarray([named[kind] for kind in atoms.numbers.tolist()])
             atoms.set_masses("defaults")
-            if velocities is not None:
-                atoms.set_velocities(velocities)
+        if velocities is not None:
+            atoms.set_velocities(velocities)
         return atoms
+
+
+def _counts_types(path: Path) -> bool:
+    """Whether a file is a LAMMPS dump that numbers types of atoms and names no elements."""
+    with path.open("rb") as file:
+        for line in islice(file, 20):
+            if line.startswith(b"ITEM: ATOMS"):
+                return b"element" not in line.split()
+    return False
 
 
 class _Joined:

@@ -146,7 +146,7 @@ def coordination(
         pairs: ordered, the centre first; each with a length in ``bonds``.
     """
     lengths = {pair: bonds.lengths[known_as(pair, bonds.lengths)] for pair in pairs}
-    observable = CoordinationNumbers(lengths, every=1)
+    observable = CoordinationNumbers(tuple(lengths.items()), every=1)
     found = accumulated(recording, observable, windows, every)
     table = tables_of(observable, found, ("neighbours",))
     met = [name for name in table if name.startswith("share_") and not name.endswith("_error")]
@@ -186,7 +186,7 @@ def angles(
     if triples is not None:
         needed = {known_as(pair, lengths) for a, b, c in triples for pair in ((a, b), (b, c))}
         lengths = {pair: lengths[pair] for pair in needed}
-    observable = AngularDistribution(dict(lengths), bins, every=1)
+    observable = AngularDistribution(tuple(lengths.items()), bins, every=1)
     found = accumulated(recording, observable, windows, every)
     wanted = dataclasses.replace(observable, triples=triples)
     return tables_of(wanted, found, ("angle_degree",))

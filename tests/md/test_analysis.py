@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from allegro_jax.cli import main
 from md import units
@@ -48,10 +49,11 @@ def folder(reference, tmp_path_factory):
     """The fixed trajectory in many files."""
     folder = tmp_path_factory.mktemp("files")
     ase.io.write(folder / "wrapped.extxyz", frames_of(reference, wrap=True, velocities=False))
+    ase.io.write(folder / "first.extxyz", frames_of(reference, velocities=False)[0])
     timed = frames_of(reference)
     for number, atoms in enumerate(timed):
         atoms.info.update(step=10 * number, time_fs=20.0 * number)
-        atoms.calc = md_results(atoms)
+        atoms.calc = results(atoms)
     ase.io.write(folder / "timed.traj", timed)
     for form in ("extxyz", "h5md"):
         precision = 17 if form == "extxyz" else "float64"
@@ -65,9 +67,7 @@ def folder(reference, tmp_path_factory):
     return folder
 
 
-def md_results(atoms):
-    from ase.calculators.singlepoint import SinglePointCalculator
-
+def results(atoms):
     return SinglePointCalculator(atoms, energy=0.0, forces=np.zeros((len(atoms), 3)))
 
 
@@ -224,6 +224,47 @@ def test_h5md_of_others(reference, folder, fixed, tmp_path):
         vacf_lag_fs=200,
     )
     same(found, fixed, rtol=1e-6)
+
+
+def test_lammps_dumps(reference, folder, fixed, tmp_path):
+    """Types instead of elements, velocities in Å/ps."""
+    lines = []
+    for number, positions in enumerate(reference["positions"]):
+        lines += ["ITEM: TIMESTEP", f"{10 * number}", "ITEM: NUMBER OF ATOMS", "32"]
+        lines += ["ITEM: BOX BOUNDS pp pp pp", *(f"0 {side}" for side in reference["lengths"])]
+        lines += ["ITEM: ATOMS id type xu yu zu vx vy vz"]
+        velocities = 1000 * reference["velocities"][number]
+        for atom, (r, v) in enumerate(zip(positions, velocities, strict=True)):
+            kind = 1 if reference["symbols"][atom] == "Li" else 2
+            lines.append(" ".join(map(repr, [atom + 1, kind, *r.tolist(), *v.tolist()])))
+    (tmp_path / "run.lammpstrj").write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=r"without a column element: .*--species 1=Li"):
+        analyse(tmp_path / "run.lammpstrj")
+    words = {"msd": True, "vacf": True, "dos": True, "timestep_fs": 20, "remove_drift": False}
+    words |= {"msd_lag_fs": 1180, "vacf_lag_fs": 200}
+    found = analyse(tmp_path / "run.lammpstrj", species={1: "Li", 2: "O"}, **words)
+    same(found, fixed, rtol=1e-6)
+    found = analyse(tmp_path / "run.lammpstrj", structure_file=folder / "first.extxyz", **words)
+    same(found, fixed, rtol=1e-6)
+
+
+def test_a_run_that_is_still_going_on(reference, tmp_path):
+    """Its closed segments, one after the other."""
+    trajectory = open_trajectory(tmp_path, TrajectorySettings("h5md", precision="float64"))
+    frames = frames_of(reference)[:30]
+    for number, atoms in enumerate(frames):
+        atoms.info.update(step=number, time_fs=20.0 * number)
+        atoms.calc = results(atoms)
+    for start, stop in ((0, 12), (12, 24), (24, 30)):
+        trajectory.write(frames[start:stop])
+        if stop < 30:
+            trajectory.commit()
+    found = analyse(tmp_path, msd=True, start=5, remove_drift=False, blocks=1)
+    trajectory.close()
+    assert found.summary["frames"] == 19 and found.summary["last_frame"] == 23
+    path = reference["positions"][5:24, reference["symbols"] == "Li"]
+    expected = np.mean(np.sum((path[4:] - path[:-4]) ** 2, axis=2))
+    assert found.tables["msd"]["msd_Li_A2"][4] == pytest.approx(expected, rel=1e-9)
 
 
 def test_selected_frames(folder):
