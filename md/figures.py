@@ -16,6 +16,7 @@ ERROR = "_error"
 
 _WIDTH, _HEIGHT = 5.5, 2.2  # of a panel, inches
 _IN_LEGEND = 8  # curves, within the panel
+_COLOURS, _STYLES = 10, ("-", "--", ":", "-.")  # when colours come again, lines change
 
 
 def draw(
@@ -133,11 +134,13 @@ class _Curves:
 
     def draw(self, axes: Any, table: Table) -> None:
         x = table[self.abscissa]
-        for name in self.names(table):
+        for number, name in enumerate(self.names(table)):
             label = name.removeprefix(self.prefix)
             for unit in ("_per_degree", "_per_THz", "_A2_per_ps", "_A2"):
                 label = label.removesuffix(unit)
-            (line,) = axes.plot(x, table[name], lw=0.8, label=label.replace("_", "–"))
+            style = _STYLES[number // _COLOURS % len(_STYLES)]
+            label = label.replace("_", "–")
+            (line,) = axes.plot(x, table[name], ls=style, lw=0.8, label=label)
             if name + ERROR in table:
                 low, high = (table[name] + sign * table[name + ERROR] for sign in (-1, 1))
                 axes.fill_between(x, low, high, color=line.get_color(), alpha=0.25, lw=0)

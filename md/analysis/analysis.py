@@ -152,9 +152,9 @@ def analyse(
         )
 
     if findings.wants("msd"):
-        findings.attempt("msd", displacements)
+        findings.attempt(["msd"], displacements)
     if findings.wants("vacf") or findings.wants("dos"):
-        findings.attempt("vacf, dos", velocities)
+        findings.attempt(["vacf", "dos"], velocities)
     analysis = Analysis(findings.tables, report.summary(findings), findings.left_out)
     if output is not None:
         report.write(Path(output), analysis.tables, analysis.summary)

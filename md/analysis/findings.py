@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from md.analysis.recording import Recording
 from md.distributions import Symbols, symbols_of
 
 Asked = bool | Sequence[Symbols] | None
-_T = TypeVar("_T")
 
 
 @dataclasses.dataclass
@@ -43,15 +42,14 @@ class Findings:
         """Whether a quantity is to be looked at."""
         return self._everything or self.asked[name] not in (None, False)
 
-    def attempt(self, name: str, get: Callable[[], _T]) -> _T | None:
-        """What a quantity needs; the reason why it cannot be had, where it was not named."""
+    def attempt(self, names: Sequence[str], look: Callable[[], None]) -> None:
+        """Look at quantities; where they were not named, keep the reason why they cannot be had."""
         try:
-            return get()
+            look()
         except ValueError as error:
             if not self._everything:
                 raise
-            self.left_out[name] = str(error)
-            return None
+            self.left_out |= dict.fromkeys(names, str(error))
 
     def symbols(self, name: str, number: int) -> list[Any] | None:
         """The pairs or triples that were asked for; None: no particular ones."""

@@ -15,6 +15,7 @@ from md.correlations import diffusion_coefficient
 
 _FIT = (0.2, 0.5)  # of a block
 _VACF_LAG_FS = 2000.0
+_SLACK = 1e-3  # of the time between frames: some files hold times in single precision
 
 Span = tuple[float | int, float | int]
 
@@ -39,7 +40,7 @@ def add_displacements(
     spacing, frames = recording.spacing_fs(), len(recording.numbers)
     lags = _lags(findings, "msd", lag_fs, frames, default_fs=max((frames - 1) / 2, 1) * spacing)
     span = _fit(findings, fit_fs, (findings.block - 1) * spacing)
-    first, last = span[0] * (1 - 1e-9), span[1] * (1 + 1e-9)  # rounding allowed for
+    first, last = span[0] - _SLACK * spacing, span[1] + _SLACK * spacing
     paths = Paths(recording, continuous)
     means = motion.displacement_means(paths, findings.windows, along, remove_drift=remove_drift)
     whole, *parts = (motion.displacement_table(one, spacing, frames) for one in means)
@@ -117,13 +118,13 @@ def _lags(
     recording = findings.recording
     spacing, path = recording.spacing_fs(), recording.source.path
     longest = (most - 1) * spacing
-    if given is not None and not 0 < given <= longest * (1 + 1e-9):
+    if given is not None and not 0 < given <= longest + _SLACK * spacing:
         raise ValueError(
             f"{path}: {name}: the longest time difference must lie between 0 and {longest:g} fs"
             + (", a block (give fewer --blocks)" if most < len(recording.numbers) else "")
             + f", not be {given:g} fs"
         )
-    lags = int(min(default_fs if given is None else given, longest) / spacing + 1e-6) + 1
+    lags = int(min(default_fs if given is None else given, longest) / spacing + _SLACK) + 1
     if lags < 2:
         raise ValueError(
             f"{path}: {name}: frames {spacing:g} fs apart, {most} in a block, are too few or too "
@@ -135,7 +136,7 @@ def _lags(
 def _fit(findings: Findings, given: Span | None, block_fs: float) -> tuple[float, float]:
     """Between which time differences the line is fitted."""
     first, last = given or (_FIT[0] * block_fs, _FIT[1] * block_fs)
-    if given is not None and not 0 <= first < last <= block_fs * (1 + 1e-9):
+    if given is not None and not 0 <= first < last <= block_fs * (1 + 1e-6):
         raise ValueError(
             f"{findings.recording.source.path}: msd: the fit, from {first:g} to {last:g} fs, must "
             f"lie within a block of {block_fs:g} fs: give fewer --blocks, or other times"

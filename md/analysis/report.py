@@ -71,8 +71,16 @@ def text(summary: Mapping[str, Any]) -> str:
         if row["exponent"] is not None:
             what += f", where MSD ~ t^{row['exponent']:.2f}"
         lines.append(f"  {row['species']:3} {row['method']:10} {value} cm²/s ({what})")
+    if "dos" in summary["tables"]:
+        dos = summary["settings"]["dos"]
+        lines.append(
+            f"density of states up to {dos['highest_frequency_THz']:g} THz, lines "
+            f"{1000 / dos['longest_lag_fs']:.2g} THz wide"
+        )
     lines += [f"note: {note}" for note in summary["notes"]]
-    lines += [f"left out: {name}: {reason}" for name, reason in summary["left_out"].items()]
+    for reason in dict.fromkeys(summary["left_out"].values()):
+        names = [name for name, why in summary["left_out"].items() if why == reason]
+        lines.append(f"left out: {', '.join(names)}: {reason}")
     return "\n".join(lines)
 
 

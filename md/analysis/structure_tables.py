@@ -48,9 +48,9 @@ def add_structure(
     found = bonds(recording.species, said, shapes)
     _report_bonds(findings, found, needed)
     if findings.wants("coordination"):
-        findings.attempt("coordination", lambda: _coordination(findings, every, found, centred))
+        findings.attempt(["coordination"], lambda: _coordination(findings, every, found, centred))
     if findings.wants("adf"):
-        findings.attempt("adf", lambda: _angles(findings, every, found, triples, angle_bins))
+        findings.attempt(["adf"], lambda: _angles(findings, every, found, triples, angle_bins))
 
 
 def _needed(

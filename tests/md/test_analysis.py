@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import ase.io
@@ -226,6 +227,31 @@ def test_h5md_of_others(reference, folder, fixed, tmp_path):
     same(found, fixed, rtol=1e-6)
 
 
+def test_h5md_of_mdanalysis(reference, folder, fixed, tmp_path):
+    """Which holds no elements, and times in ps."""
+    mda = pytest.importorskip("MDAnalysis", reason="MDAnalysis is not installed")
+    universe = mda.Universe.empty(32, trajectory=True, velocities=True)
+    dimensions = np.tile([*reference["lengths"], 90, 90, 90], (60, 1)).astype(np.float32)
+    universe.load_new(
+        reference["positions"].astype(np.float32),
+        velocities=(1000 * reference["velocities"]).astype(np.float32),
+        dimensions=dimensions,
+        dt=0.02,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        named = {"lengthunit": "Angstrom", "timeunit": "ps", "velocityunit": "Angstrom/ps"}
+        with mda.Writer(str(tmp_path / "theirs.h5md"), 32, **named) as writer:
+            for _ in universe.trajectory:
+                writer.write(universe)
+    with pytest.raises(ValueError, match=r"species: absent: .*--structure FILE"):
+        analyse(tmp_path / "theirs.h5md")
+    words = {"msd": True, "vacf": True, "dos": True, "remove_drift": False}
+    words |= {"msd_lag_fs": 1180, "vacf_lag_fs": 200}
+    found = analyse(tmp_path / "theirs.h5md", structure_file=folder / "first.extxyz", **words)
+    same(found, fixed, rtol=1e-5)
+
+
 def test_lammps_dumps(reference, folder, fixed, tmp_path):
     """Types instead of elements, velocities in Å/ps."""
     lines = []
@@ -293,7 +319,7 @@ def test_crystal(tmp_path):
     expected = np.array([60, 90, 120, 180])
     assert {int(np.argmin(np.abs(expected - angle))) for angle in seen} == {0, 1, 2, 3}
     assert all(np.min(np.abs(expected - angle)) <= 0.51 for angle in seen)
-    assert set(found.left_out) == {"msd", "vacf, dos"}
+    assert set(found.left_out) == {"msd", "vacf", "dos"}
     assert "single frame" in found.left_out["msd"]
 
 
