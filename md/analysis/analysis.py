@@ -70,8 +70,9 @@ def analyse(
 ) -> Analysis:
     """Structure and motion of atoms along a trajectory, with errors from blocks of time.
 
-    Where no quantity is named, all that the file allows; ``left_out`` says why others are not
-    there. A quantity that is named and cannot be had is an error.
+    Where no quantity is named, all that the file allows, but for those that are said to be false;
+    ``left_out`` says why others are not there. A quantity that is named and cannot be had is an
+    error.
 
     Args:
         trajectory: a file that ASE reads, an H5MD file, or the folder of a run.

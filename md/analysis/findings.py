@@ -18,8 +18,9 @@ class Findings:
 
     Attributes:
         recording: the frames.
-        asked: what of each quantity: everything, pairs or triples of symbols, or nothing. Where
-            nothing is asked for at all, everything is that can be had.
+        asked: what of each quantity: everything (true), pairs or triples of symbols, or nothing
+            (false). Where nothing is asked for at all, everything is that can be had, but for what
+            is false.
         windows: all frames, and the blocks that errors come from (:mod:`md.analysis.blocks`).
         tables, settings, notes, left_out: see :class:`md.analysis.Analysis`.
     """
@@ -40,7 +41,8 @@ class Findings:
 
     def wants(self, name: str) -> bool:
         """Whether a quantity is to be looked at."""
-        return self._everything or self.asked[name] not in (None, False)
+        asked = self.asked[name]
+        return asked is not False and (self._everything or asked is not None)
 
     def attempt(self, names: Sequence[str], look: Callable[[], None]) -> None:
         """Look at quantities; where they were not named, keep the reason why they cannot be had."""
@@ -67,4 +69,4 @@ class Findings:
 
     @property
     def _everything(self) -> bool:
-        return all(value is None for value in self.asked.values())
+        return all(value is None or value is False for value in self.asked.values())

@@ -18,15 +18,17 @@ from md.analysis.shells import Bonds, Pair, Triple, known_as
 from md.coordination import CoordinationNumbers
 from md.distributions import AngularDistribution, RadialDistribution
 from md.faults import Fault
-from md.observable import Observable, Table
+from md.observable import Table
 from md.species import species_indices
 from md.state import State, initial_state, wrapped
+
+_Observable = RadialDistribution | CoordinationNumbers | AngularDistribution
 
 _GROWTHS = 20  # of buffers, for one frame; each is by a quarter at least
 
 
 def accumulated(
-    recording: Recording, observable: Observable, windows: Sequence[slice], every: int
+    recording: Recording, observable: _Observable, windows: Sequence[slice], every: int
 ) -> list[Any]:
     """Accumulators of an observable, of all frames and then of each block of them.
 
@@ -73,7 +75,7 @@ def _state(recording: Recording) -> State:
 
 @partial(jax.jit, static_argnames="observable")
 def _look(
-    observable: Observable, accumulators: Any, template: State, positions: Any, cell: Any
+    observable: _Observable, accumulators: Any, template: State, positions: Any, cell: Any
 ) -> Any:
     """Accumulators with one more frame; compiled once for all trajectories of the same atoms."""
     state = wrapped(template.replace(positions=positions, cell=cell))
@@ -81,7 +83,7 @@ def _look(
 
 
 def _looked(
-    observable: Observable,
+    observable: _Observable,
     accumulators: Any,
     recording: Recording,
     frames: Sequence[int],
@@ -108,7 +110,7 @@ def _looked(
     return accumulators
 
 
-def tables_of(observable: Observable, accumulators: Sequence[Any], axes: Sequence[str]) -> Table:
+def tables_of(observable: _Observable, accumulators: Sequence[Any], axes: Sequence[str]) -> Table:
     """The table of all frames, with errors from the blocks."""
     whole, *parts = (observable.result(one, 1.0) for one in accumulators)
     return with_errors(whole, parts, axes)

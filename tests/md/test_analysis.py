@@ -293,6 +293,12 @@ def test_a_run_that_is_still_going_on(reference, tmp_path):
     assert found.tables["msd"]["msd_Li_A2"][4] == pytest.approx(expected, rel=1e-9)
 
 
+def test_all_but_some(folder):
+    words = {"rdf": False, "adf": False, "coordination": False, "vacf": False}
+    found = analyse(folder / "timed.traj", **words)
+    assert set(found.tables) == {"msd", "diffusion", "dos"} and found.left_out == {}
+
+
 def test_selected_frames(folder):
     whole = analyse(folder / "timed.traj", msd=True, every=2, start=10, stop=50)
     assert whole.summary["frames"] == 20 and whole.tables["msd"]["time_fs"][1] == 40
@@ -303,6 +309,7 @@ def test_selected_frames(folder):
 # -- cases known by heart --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_crystal(tmp_path):
     """fcc: 12 neighbours at a/√2, 18 up to the second shell, angles of 60, 90, 120 and 180°."""
     copper = bulk("Cu", "fcc", a=3.6, cubic=True)
@@ -323,6 +330,7 @@ def test_crystal(tmp_path):
     assert "single frame" in found.left_out["msd"]
 
 
+@pytest.mark.slow
 def test_ideal_gas(tmp_path):
     """g = 1 − 1/N beyond half the cell too, and its error is what Poisson says."""
     rng, atoms, side, looks = np.random.default_rng(1), 30, 6.0, 80
