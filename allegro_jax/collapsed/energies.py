@@ -43,14 +43,27 @@ def _terms(functions: Functions, config: AllegroConfig) -> Terms:
 
 
 def _directions(unit_vectors: Float[Array, "n K 3"], l_max: int) -> list[Float[Array, "n K"]]:
-    """Harmonics of norm 1, component by component: 1, x, y, z, …"""
-    if l_max == 0:
-        return [jnp.ones_like(unit_vectors[..., 0])]
-    if l_max == 1:
-        return [jnp.ones_like(unit_vectors[..., 0]), *jnp.moveaxis(unit_vectors, -1, 0)]
-    found = jnp.moveaxis(spherical_harmonics(unit_vectors, l_max), -1, 0)
-    spans = enumerate(slices(harmonics(l_max)))
-    return [y / math.sqrt(2 * degree + 1) for degree, span in spans for y in found[span]]
+    """Harmonics of norm 1, component by component: 1, x, y, z, …
+
+    Every component is an array of its own, for reductions over neighbours read them one by one.
+    """
+    found = [jnp.ones_like(unit_vectors[..., 0])]
+    if l_max > 0:
+        found += [unit_vectors[..., m] for m in range(3)]
+    if l_max > 1:
+        found += _higher(unit_vectors, l_max)
+    return found
+
+
+def _higher(unit_vectors: Float[Array, "n K 3"], l_max: int) -> list[Float[Array, "n K"]]:
+    """The components from degree 2 on."""
+    values = spherical_harmonics(unit_vectors, l_max)
+    return [
+        values[..., m] / math.sqrt(2 * degree + 1)
+        for degree, span in enumerate(slices(harmonics(l_max)))
+        for m in range(span.start, span.stop)
+        if degree > 1
+    ]
 
 
 def _products(config: AllegroConfig) -> Iterator[tuple[int, int]]:
@@ -73,7 +86,7 @@ def energies_of(
     if terms.zbl is not None:
         energies = energies + jnp.sum(terms.zbl / edges.distances, axis=-1)
     for f, m in _products(config):
-        sums = (jnp.sum(side[f] * ways[m], axis=-1) for side in (terms.b, terms.a))
+        sums = (_sum(side[f], ways, m) for side in (terms.b, terms.a))
         energies = energies + math.prod(sums)
     return energies
 
@@ -92,8 +105,7 @@ def energies_and_gradients(
         config: the hyperparameters.
     """
     terms, slopes = _terms(functions, config), _terms(derivatives, config)
-    unit = edges.unit_vectors
-    ways, pull = jax.vjp(functools.partial(_directions, l_max=config.l_max), unit)
+    ways = _directions(edges.unit_vectors, config.l_max)
     inverse = 1 / edges.distances
 
     energies, along = jnp.sum(terms.alpha, axis=-1), slopes.alpha
@@ -103,11 +115,24 @@ def energies_and_gradients(
         along = along + (slopes.zbl - repulsion) * inverse
     across = [jnp.zeros_like(inverse) for _ in ways]  # ∂E/∂Y
     for f, m in _products(config):
-        sum_b, sum_a = (jnp.sum(side[f] * ways[m], axis=-1) for side in (terms.b, terms.a))
+        sum_b, sum_a = (_sum(side[f], ways, m) for side in (terms.b, terms.a))
         energies = energies + sum_b * sum_a
         sum_b, sum_a = sum_b[:, None], sum_a[:, None]
-        along = along + ways[m] * (slopes.b[f] * sum_a + slopes.a[f] * sum_b)
+        change = slopes.b[f] * sum_a + slopes.a[f] * sum_b
+        along = along + (change * ways[m] if m else change)
         across[m] = across[m] + terms.b[f] * sum_a + terms.a[f] * sum_b
-    (turned,) = pull(across)
-    along = along - inverse * jnp.sum(turned * unit, axis=-1)
-    return energies, along[..., None] * unit + inverse[..., None] * turned
+
+    unit = [edges.unit_vectors[..., m] for m in range(3)]
+    turned = across[1:4] or [jnp.zeros_like(inverse)] * 3  # ∂E/∂r̂
+    if config.l_max > 1:
+        _, pull = jax.vjp(functools.partial(_higher, l_max=config.l_max), edges.unit_vectors)
+        (more,) = pull(across[4:])
+        turned = [turned[m] + more[..., m] for m in range(3)]
+    along = along - inverse * sum(turned[m] * unit[m] for m in range(3))
+    gradients = [along * unit[m] + inverse * turned[m] for m in range(3)]
+    return energies, jnp.stack(gradients, axis=-1)
+
+
+def _sum(function: Array, ways: list[Array], component: int) -> Float[Array, " n"]:
+    """Σ f Y over the neighbours."""
+    return jnp.sum(function * ways[component] if component else function, axis=-1)
