@@ -227,6 +227,7 @@ def test_padding_and_the_cutoff(table, slots):
             assert np.abs(gradients).max() < 1e-2 * below**0.5
 
 
+@pytest.mark.slow
 def test_derivatives_of_every_kind(table, slots):
     """Forward mode, second derivatives and those with respect to tables."""
     potential = table.potential
