@@ -7,6 +7,7 @@ import math
 import numpy as np
 from ase import Atoms
 from ase.build import bulk
+from ase.spacegroup import crystal as spacegroup_crystal
 
 # 3-(benzyloxy)pyridin-2-amine (3BPA), relaxed with GFN2-xTB.
 _3BPA = (
@@ -68,6 +69,29 @@ def crystal(cells: int = 5, shake: float = 0.05, seed: int = 0) -> Atoms:
     """Rock salt MgO at a finite temperature: 8·cells³ atoms."""
     atoms = bulk("MgO", "rocksalt", a=4.21, cubic=True).repeat(cells)
     return _shaken(atoms, shake, seed)
+
+
+def silver(cells: int = 13, shake: float = 0.05, seed: int = 0) -> Atoms:
+    """Face-centred silver: 4·cells³ atoms."""
+    return _shaken(bulk("Ag", "fcc", a=4.09, cubic=True).repeat(cells), shake, seed)
+
+
+def lithium_phosphate(cells: tuple[int, int, int], shake: float = 0.05, seed: int = 0) -> Atoms:
+    """β-Li₃PO₄ (Pmn2₁): 16 atoms per cell of 6.12 x 5.24 x 4.86 Å³."""
+    atoms = spacegroup_crystal(
+        ("Li", "Li", "P", "O", "O", "O"),
+        [
+            (0.248, 0.328, 0.986),
+            (0.500, 0.843, 0.989),
+            (0.000, 0.824, 0.000),
+            (0.208, 0.686, 0.893),
+            (0.000, 0.106, 0.900),
+            (0.500, 0.185, 0.820),
+        ],
+        spacegroup=31,
+        cellpar=[6.115, 5.239, 4.855, 90, 90, 90],
+    )
+    return _shaken(atoms.repeat(cells), shake, seed)
 
 
 def argon(count: int, shake: float = 0.3, seed: int = 0) -> Atoms:
