@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from md import cells, units
+from md import cells, totals, units
+from md.domains.lists import DomainList
 from md.ensembles import Parameters
 from md.faults import Fault
 from md.neighbours import NeighbourList
@@ -71,20 +72,21 @@ def check(
     finite = jnp.all(jnp.isfinite(values), axis=1) | ~real
     speed = jnp.sqrt(jnp.sum(state.momenta**2, axis=1)) / state.masses
     speed = jnp.where(mobile(state), speed, 0)
-    kinetic = jnp.sum(jnp.where(mobile(state), state.masses * speed**2 / 2, 0))
+    kinetic = totals.total(jnp.where(mobile(state), state.masses * speed**2 / 2, 0), state.axes)
     hottest = limits.temperature * units.BOLTZMANN * jnp.sum(parameters.freedom) / 2
+    all_finite = totals.every(finite, state.axes)
     faults = jnp.where(
-        ~jnp.all(finite) | ~jnp.all(jnp.isfinite(state.cell)) | ~jnp.isfinite(state.bias_energy),
+        ~all_finite | ~jnp.all(jnp.isfinite(state.cell)) | ~jnp.isfinite(state.bias_energy),
         jnp.int32(Fault.NOT_FINITE),
         jnp.where(kinetic > hottest, jnp.int32(Fault.TOO_HOT), jnp.int32(0))
         | jnp.where(
-            jnp.max(speed) * parameters.timestep > limits.displacement,
+            totals.largest(speed, state.axes) * parameters.timestep > limits.displacement,
             jnp.int32(Fault.TOO_FAST),
             jnp.int32(0),
         ),
     )
-    atom = jnp.where(jnp.all(finite), jnp.argmax(speed), jnp.argmin(finite)).astype(jnp.int32)
-    return faults, state.step, atom
+    blame = jnp.where(all_finite, speed, 1.0 - finite)
+    return faults, state.step, totals.of_the_largest(blame, state.ids, state.axes)
 
 
 def first_alarm(checked: tuple[Array, Array, Array]) -> Alarm:
@@ -95,23 +97,36 @@ def first_alarm(checked: tuple[Array, Array, Array]) -> Alarm:
 
 
 def closest_pair(
-    shortest_distances: Float[Array, "T T"], state: State, neighbours: NeighbourList
+    shortest_distances: Float[Array, "T T"],
+    positions: Float[Array, "atoms 3"],
+    species: Int[Array, " atoms"],
+    ids: Int[Array, " atoms"],
+    state: State,
+    neighbours: NeighbourList | DomainList,
 ) -> Closest:
-    """The listed pair that is closest in proportion to its shortest allowed distance."""
-    n = state.positions.shape[0]
+    """The listed pair that is closest in proportion to its shortest allowed distance.
 
-    def closest_to(row):
+    Args:
+        positions, species, ids: of all atoms that the list refers to, ghosts included.
+    """
+    n = positions.shape[0]
+
+    def closest_to(row: Array) -> tuple[Array, Array, Array]:
         index = jnp.minimum(neighbours.indices[row], n - 1)
-        vectors = cells.displacement(
-            state.positions[index], state.positions[row], neighbours.shifts[row], state.cell
-        )
+        if neighbours.shifts is None:
+            vectors = cells.difference(positions[index], positions[row])
+        else:
+            shifts = neighbours.shifts[row]
+            vectors = cells.displacement(positions[index], positions[row], shifts, state.cell)
         squared = jnp.where(neighbours.indices[row] < n, jnp.sum(vectors**2, axis=-1), jnp.inf)
-        allowed = shortest_distances[state.species[row], state.species[index]]
+        allowed = shortest_distances[species[row], species[index]]
         ratio = jnp.sqrt(squared) / allowed
         slot = jnp.argmin(ratio)
         return ratio[slot], jnp.sqrt(squared[slot]), index[slot]
 
-    ratio, distance, index = jax.lax.map(closest_to, jnp.arange(n), batch_size=min(n, 1024))
+    rows = jnp.arange(neighbours.indices.shape[0])
+    ratio, distance, index = jax.lax.map(closest_to, rows, batch_size=min(len(rows), 1024))
     row = jnp.argmin(ratio)
-    pair = jnp.stack([row.astype(jnp.int32), index[row]])
-    return Closest(ratio[row], distance[row], pair, state.step)
+    pair = jnp.stack([ids[row], ids[index[row]]])
+    found = totals.of_the_smallest(ratio[row], (distance[row], pair), state.axes)
+    return Closest(*found, state.step)

@@ -108,6 +108,23 @@ def check_lags(observables: Sequence[Observable], course: Sequence[Leg]) -> None
         )
 
 
+def check_domains(
+    course: Sequence[Leg], replicas: Any, bias: Any, observables: Any, uncertainty: Any
+) -> None:
+    """What domains cannot do yet is refused, not left out."""
+    asked = {
+        "replicas": replicas is not None,
+        "a bias": bias is not None,
+        "observables": len(observables) > 0,
+        "a watch on uncertainty": uncertainty is not None,
+        "added forces": any(leg.partition.forced for leg in course),
+        "remove_rotation_every": any(leg.stage.remove_rotation_every for leg in course),
+    }
+    for what, wanted in asked.items():
+        if wanted:
+            raise ValueError(f"domains do not go with {what}: leave out one of the two")
+
+
 def too_hot(
     course: Sequence[Leg], templates: Sequence[Atoms], ladder_K: np.ndarray | None
 ) -> float:

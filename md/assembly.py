@@ -13,7 +13,10 @@ from ase import Atoms
 
 from md import neighbours, observables, pair_search, replicas, structures, summation, uncertainty
 from md.bias import Bias
+from md.domains import allocation, placement, sharding
+from md.domains.grid import Grid
 from md.ensembles import Course
+from md.faults import Fault
 from md.neighbours import NeighbourFunctions, NeighbourList
 from md.observable import Observable
 from md.program import Carry, Program, System
@@ -41,6 +44,7 @@ class Assembly:
         uncertainty, uncertain_frames: see :class:`md.program.Program`.
         seed: of velocities and noise.
         precision: float32 or float64.
+        grid: of domains; None on one device without.
     """
 
     system: System
@@ -58,6 +62,7 @@ class Assembly:
     uncertain_frames: int
     seed: int
     precision: str
+    grid: Grid | None = None
 
     # -- what runs --------------------------------------------------------------------------------
 
@@ -81,6 +86,7 @@ class Assembly:
             exchange_every=self.exchange_every if stage.thermostatted else 0,
             uncertainty=self.uncertainty,
             uncertain_frames=self.uncertain_frames,
+            grid=self.grid,
         )
 
     def system_of(self, leg: Leg) -> System:
@@ -133,6 +139,8 @@ class Assembly:
                 state = state.replace(key=jax.random.fold_in(state.key, r), rung=rung)
             states.append(state)
         first = states[0]
+        if self.grid is not None:
+            return self._spread(first, self.templates[0].positions)
         listed = self.neighbour_functions.allocate(
             first.positions, first.cell, first.species, fill=False
         )
@@ -148,6 +156,18 @@ class Assembly:
         listed, accumulators, watch = replicas.stack(copies)
         return Carry(replicas.stack(states), listed, accumulators, exchanges, watch)
 
+    def _spread(self, state: State, positions: np.ndarray) -> Carry:
+        """A state in the domains of its atoms, with a list that is still to be built."""
+        assert self.grid is not None
+        reach = self.neighbour_functions.reach
+        cell = np.asarray(state.cell, float)
+        geometry = placement.cut(positions, cell, state.pbc, self.grid.counts, self.precision)
+        fullest = int(placement.populations(positions, cell, geometry).max())
+        rows = allocation.rows_for(fullest)
+        state = placement.placed(state, positions, self.grid, geometry, rows)
+        listed = allocation.allocate(state, geometry, self.grid, reach)
+        return Carry(state, listed, (), None)
+
     def enter(self, leg: Leg, before: Leg, carry: Carry) -> Carry:
         """Make a state ready for a stage: its groups, velocities and the integrator's variables.
 
@@ -156,14 +176,16 @@ class Assembly:
         program, course = self.program(leg), self.course(leg)
         old_program, old_course = self.program(before), self.course(before)
         parted = leg.partition
-        group = jnp.asarray(parted.group)
-        velocity = jnp.asarray(parted.velocity, self.precision)
+        groups = jnp.asarray(parted.group)
+        velocities = jnp.asarray(parted.velocity, self.precision)
         fresh = steps_done(carry) < 0
         draw = leg.stage.velocities == "draw" or (leg.stage.velocities is None and fresh)
         start = leg.stage.start_temperature_K
 
-        @jax.jit  # once, instead of hundreds of small programs
         def enter_one(state: State, temperature: Any, parameters: Any, old: Any) -> State:
+            atom = jnp.maximum(state.ids, 0)
+            group = jnp.where(state.ids >= 0, groups[atom], -1)
+            velocity = jnp.where((state.ids >= 0)[:, None], velocities[atom], 0)
             conserved = None
             if not fresh:
                 exchanged = old_program.integrator(old).energy_exchanged
@@ -174,7 +196,13 @@ class Assembly:
                 number = state.step + 1
                 key = jax.random.fold_in(jax.random.fold_in(state.key, number), 1)
                 momenta = maxwell_boltzmann_momenta(
-                    key, state.masses, state.species, temperature, remove_drift=not parted.held
+                    key,
+                    state.masses,
+                    state.species,
+                    temperature,
+                    remove_drift=not parted.held,
+                    ids=state.ids,
+                    axes=state.axes,
                 )
             momenta = jnp.where((group < 0)[:, None], state.masses[:, None] * velocity, momenta)
             state = state.replace(momenta=momenta, group=group)
@@ -189,6 +217,11 @@ class Assembly:
             return state
 
         state = carry.state
+        if self.grid is not None:
+            spread = sharding.of_state(state)
+            specs = spread, *(sharding.ON_ALL,) * 3
+            enter_one = self.grid.sharded(enter_one, specs, spread)
+        enter_one = jax.jit(enter_one)  # once, instead of hundreds of small programs
         arguments = (program.parameters(course, state), old_program.parameters(old_course, state))
         if self.replicas is None:
             return carry._replace(state=enter_one(state, start, *arguments))
@@ -214,6 +247,8 @@ class Assembly:
 
     def grown(self, before: Carry, after: Carry) -> Carry:
         """What a chunk started from, with more room for whatever overflowed in it."""
+        if self.grid is not None:
+            return self._with_larger_domains(before, after)
         lists, accumulators = before.neighbours, before.accumulators
         species = before.state.species
         capacities = lists.capacities
@@ -237,10 +272,31 @@ class Assembly:
         lists = (rebuilt if self.replicas is None else jax.vmap(rebuilt))(lists, species)
         return before._replace(neighbours=lists, accumulators=accumulators)
 
+    def _with_larger_domains(self, before: Carry, after: Carry) -> Carry:
+        assert self.grid is not None
+        listed = before.neighbours
+        faults = Fault(int(after.neighbours.faults))
+        sizes = allocation.enlarged(listed.capacities, faults, after.neighbours.required)
+        state = allocation.with_rows(before.state, self.grid, sizes.atoms)
+        grown = allocation.empty(state, listed.geometry, self.grid, listed.reach, sizes)
+        # built where it was before: when it is rebuilt must not depend on how often buffers grow
+        grown = grown.replace(
+            reference_positions=allocation.with_rows_of(
+                listed.reference_positions, self.grid, sizes.atoms
+            ),
+            reference_cell=listed.reference_cell,
+        )
+        built = allocation.built_at_reference(state, grown, self.grid)
+        return before._replace(state=state, neighbours=built)
+
     # -- structures -------------------------------------------------------------------------------
 
     def atoms_from(self, frame: Any, leg: Leg, replica: int) -> Atoms:
         """A frame (numpy) of one replica."""
+        if frame.geometry is not None:
+            fields = {name: getattr(frame, name) for name in structures.BY_ATOM}
+            cell = np.asarray(frame.cell, float)
+            frame = frame._replace(**placement.in_order(fields, cell, frame.geometry))
         return structures.atoms_from_frame(
             frame,
             self.templates[replica],
@@ -263,14 +319,18 @@ class Assembly:
         program, state = self.program(leg), carry.state
         parameters = program.parameters(self.course(leg), state)
 
-        @jax.jit
         @program.per_replica
-        def look(parameters: Any, state: State) -> Any:
+        def look(parameters: Any, state: State, neighbours: Any) -> Any:
             exchanged = program.integrator(parameters).energy_exchanged
             sample = observables.sample(state, parameters, exchanged)
-            return structures.frame_of(state, sample)
+            return structures.frame_of(state, sample, neighbours)
 
-        frame = jax.device_get(look(parameters, state))
+        listed = None
+        if self.grid is not None:
+            listed = carry.neighbours
+            spread = sharding.of_state(state), sharding.of_list(listed)
+            look = self.grid.sharded(look, (sharding.ON_ALL, *spread), sharding.of_frame())
+        frame = jax.device_get(jax.jit(look)(parameters, state, listed))
         return [
             self.atoms_from(jax.tree.map(lambda x, at=at: x[at], frame), leg, replica)
             for replica, at in enumerate(self.of_replicas())

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
-from md import cells, summation, units
+from md import cells, summation, totals, units
 from md.cells import lattice_vector
 from md.integrators import Integrator, Scalar, drift, kick
 from md.state import State, mobile
@@ -48,9 +48,10 @@ _CELL_NOISE = 12
 def twice_kinetic_tensor(state: State) -> Matrix:
     """Σ p ⊗ p/m over the mobile atoms, eV."""
     momenta = jnp.where(mobile(state)[:, None], state.momenta, 0)
-    return jnp.einsum(
+    own = jnp.einsum(
         "ni,nj->ij", momenta, momenta / state.masses[:, None], precision=jax.lax.Precision.HIGHEST
     )
+    return totals.over_devices(own, state.axes)
 
 
 def thermal_energy(temperature: PerGroup, freedom: PerGroup, rate: PerGroup) -> Float[Array, ""]:
@@ -166,7 +167,7 @@ def stochastic_cell_rescaling(
         momenta = strained(state.momenta, -strain, coupling)
         momenta = jnp.where(mobile(state)[:, None], momenta, state.momenta)
         products = (momenta - state.momenta) * (momenta + state.momenta)
-        gained = summation.compensated_sum(jnp.sum(products, axis=1) / (2 * state.masses))
+        gained = totals.compensated(jnp.sum(products, axis=1) / (2 * state.masses), state.axes)
         taken = summation.add(state.barostat.taken, -summation.rounded(gained))
         return state.replace(
             positions=strained(state.positions, strain, coupling),

@@ -183,8 +183,8 @@ def _neighbours_of(
     # moving the centre instead of each candidate saves most of the arithmetic
     centres = cells.translate(bins.positions[own][:, None, :], -turns, cell)
     vectors = cells.difference(bins.positions[flat], centres[:, :, None, :])
-    ranges = _ranges(bins.members[flat], rows, species, reach, vectors.dtype)
-    inside = jnp.sum(vectors**2, axis=-1) < ranges**2  # [rows, stencil, occupancy]
+    allowed = ranges(bins.members[flat], rows, species, reach, vectors.dtype)
+    inside = jnp.sum(vectors**2, axis=-1) < allowed**2  # [rows, stencil, occupancy]
     itself = jnp.asarray((offsets == 0).all(axis=1))[None, :, None]
     itself &= jnp.arange(inside.shape[2]) == own[1][:, None, None]
     inside &= ~itself & (species[rows] >= 0)[:, None, None]
@@ -197,13 +197,14 @@ def _neighbours_of(
     return index, jnp.where(held[..., None], shift, 0), count
 
 
-def _ranges(
+def ranges(
     members: Int[Array, "rows stencil occupancy"],
     rows: Int[Array, " rows"],
     species: Int[Array, " atoms"],
     reach: Reach,
     dtype: Any,
 ) -> Array:
+    """The distance, Å, within which each member counts as a neighbour of its row."""
     if reach.pair_cutoffs is None:
         return jnp.asarray(reach.range, dtype)
     table = np.minimum(np.asarray(reach.pair_cutoffs), reach.cutoff) + reach.skin

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from md import bias, cells, observables, pair_search, replicas, summation, uncertainty
-from md.alarms import check, closest_pair, first_alarm, no_alarm
+from md import bias, cells, observables, pair_search, replicas, summation, totals, uncertainty
+from md.alarms import Closest, check, closest_pair, first_alarm, no_alarm
+from md.domains import lists, sharding
+from md.domains.lists import DomainList
 from md.ensembles import Course, Parameters
 from md.evaluation import evaluate
 from md.neighbours import NeighbourList, needs_update, update
@@ -30,11 +32,16 @@ from md.state import (
 from md.structures import Frame, frame_of
 from md.uncertainty import Watch
 
+_OVERWRITTEN = ("indices", "shifts")  # of a list, by the next one
+
 
 def rebuilt_if_due(
-    program: Program, state: State, neighbours: NeighbourList
-) -> tuple[State, NeighbourList]:
+    program: Program, state: State, neighbours: NeighbourList | DomainList
+) -> tuple[State, NeighbourList | DomainList]:
     """A list that is complete at the state's positions; one decision for all replicas."""
+    if program.grid is not None:
+        due = lists.needs_rebuild(neighbours, state)
+        return _once(due, lambda old: lists.rebuilt(old[1], old[0]), (state, neighbours))
 
     @program.per_replica
     def rebuild(state: State, neighbours: NeighbourList) -> tuple[State, NeighbourList]:
@@ -51,19 +58,19 @@ def with_forces(
     system: System,
     with_virial: bool | Bool[Array, ""],
     state: State,
-    neighbours: NeighbourList,
+    neighbours: NeighbourList | DomainList,
 ) -> State:
     """A state with the forces, energies and virial of its positions; of one replica."""
-    result = evaluate(
-        system.potential,
-        state.positions,
-        state.cell,
-        state.species,
-        neighbours,
-        block_size=program.block_size,
-        deterministic=program.deterministic,
-        with_virial=with_virial,
-    )
+    how = {
+        "block_size": program.block_size,
+        "deterministic": program.deterministic,
+        "with_virial": with_virial,
+    }
+    if program.grid is not None:
+        result = lists.evaluate(system.potential, state, neighbours, **how)
+    else:
+        place = state.positions, state.cell, state.species
+        result = evaluate(system.potential, *place, neighbours, **how)
     forces, virial = result.forces, result.virial
     energy = jnp.zeros_like(state.bias_energy)
     if system.bias is not None:
@@ -72,7 +79,8 @@ def with_forces(
     if system.force is not None:
         # E = −Σ F·r: neither periodic nor a property of the cell, so it has no virial
         energy = energy - jnp.sum(system.force * bias.path(state))
-        forces = forces + jnp.where(real_atoms(state.species)[:, None], system.force, 0)
+        added = system.force[jnp.maximum(state.ids, 0)]
+        forces = forces + jnp.where(real_atoms(state.species)[:, None], added, 0)
     return state.replace(
         forces=forces, site_energies=result.site_energies, virial=virial, bias_energy=energy
     )
@@ -112,7 +120,6 @@ def advance(
     """
     state, neighbours, accumulators, exchanges, watch = carry
     parameters = program.parameters(course, state)
-    before = state
 
     def begin(parameters: Parameters, state: State) -> tuple[State, Array]:
         state = program.integrator(parameters).begin(state)
@@ -128,6 +135,7 @@ def advance(
 
     state, strain = program.per_replica(begin)(parameters, state)
     state, neighbours = rebuilt_if_due(program, state, neighbours)
+    before = state  # with forces and virial still of the positions before
     with_virial = program.needs_virial or sampled
     state = program.per_replica(partial(with_forces, program, system, with_virial))(
         state, neighbours
@@ -174,7 +182,7 @@ def _looked(
     course: Course,
     watch: Watch,
     state: State,
-    neighbours: NeighbourList,
+    neighbours: NeighbourList | DomainList,
 ) -> Watch:
     """A committee's spread at a state of each replica."""
 
@@ -214,7 +222,8 @@ def with_work(
     if program.driven:
         driven = (real_atoms(state.species) & ~mobile(state))[:, None]
         velocity = state.momenta / state.masses[:, None]
-        power = jnp.sum(jnp.where(driven, (before.forces + state.forces) * velocity, 0))
+        power = jnp.where(driven, (before.forces + state.forces) * velocity, 0)
+        power = jnp.sum(totals.total(power, state.axes))
         work = summation.add(work, -parameters.timestep / 2 * power)
     if program.deformed:
         work = summation.add(work, jnp.sum((before.virial + state.virial) * strain) / 2)
@@ -222,7 +231,8 @@ def with_work(
 
 
 def _at_rest(state: State) -> State:
-    return state.replace(momenta=without_drift(state.momenta, state.masses, state.species))
+    momenta = without_drift(state.momenta, state.masses, state.species, state.axes)
+    return state.replace(momenta=momenta)
 
 
 def _accounted(change: Callable[[State], State]) -> Callable[[State], State]:
@@ -284,23 +294,42 @@ def run_chunk(
         carry: where to start.
         counts: steps of each segment (:mod:`md.schedule`).
     """
-    listed = carry.neighbours
-    rest = carry._replace(neighbours=listed.replace(indices=None, shifts=None))
-    return _run_chunk(program, system, course, rest, counts, listed.indices, listed.shifts)
+    room = {name: getattr(carry.neighbours, name) for name in _OVERWRITTEN}
+    room = {name: array for name, array in room.items() if array is not None}
+    rest = carry._replace(neighbours=carry.neighbours.replace(**dict.fromkeys(room)))
+    return _run_chunk(program, system, course, rest, counts, room)
 
 
-@partial(jax.jit, static_argnames="program", donate_argnames=("indices", "shifts"))
+@partial(jax.jit, static_argnames="program", donate_argnames="room")
 def _run_chunk(
     program: Program,
     system: System,
     course: Course,
     carry: Carry,
     counts: Int[Array, "frames segments"],
-    indices: Array,
-    shifts: Array,
+    room: dict[str, Array],
 ) -> tuple[Carry, Report]:
-    listed = carry.neighbours.replace(indices=indices, shifts=shifts)
-    carry = carry._replace(neighbours=listed)
+    carry = carry._replace(neighbours=carry.neighbours.replace(**room))
+    arguments = system, course, carry, counts
+    if program.grid is None:
+        return _steps(program, *arguments)
+    everywhere, spread = sharding.ON_ALL, sharding.of_carry(carry)
+    run = program.grid.sharded(
+        partial(_steps, program),
+        (everywhere, everywhere, spread, everywhere),
+        (spread, sharding.of_report(program.trajectory)),
+    )
+    return run(*arguments)
+
+
+def _steps(
+    program: Program,
+    system: System,
+    course: Course,
+    carry: Carry,
+    counts: Int[Array, "frames segments"],
+) -> tuple[Carry, Report]:
+    """The chunk as one device sees it."""
     if carry.watch is not None:
         carry = carry._replace(watch=_opened(program, course, carry))
 
@@ -325,9 +354,8 @@ def _run_chunk(
         sample = program.per_replica(partial(_sample, program))(parameters, carry.state)
         closest = None
         if system.shortest_distances is not None:
-            closest = program.per_replica(partial(closest_pair, system.shortest_distances))(
-                carry.state, carry.neighbours
-            )
+            find = partial(_closest, program, system.shortest_distances)
+            closest = program.per_replica(find)(carry.state, carry.neighbours)
         watched = None if carry.watch is None else carry.watch._replace(kept=None)
         return (carry, alarm), (sample, closest, watched)
 
@@ -335,7 +363,8 @@ def _run_chunk(
         outer, (samples, closest, watched) = jax.lax.scan(segment, outer, counts)
         frame = None
         if program.trajectory:
-            frame = frame_of(outer[0].state, jax.tree.map(lambda x: x[-1], samples))
+            last = jax.tree.map(lambda x: x[-1], samples)
+            frame = frame_of(outer[0].state, last, outer[0].neighbours)
         return outer, (samples, frame, closest, watched)
 
     (carry, alarm), (samples, frames, closest, watched) = jax.lax.scan(
@@ -346,6 +375,15 @@ def _run_chunk(
         uncertain = carry.watch.kept
         carry = carry._replace(watch=carry.watch._replace(kept=None))
     return carry, Report(alarm, samples, frames, closest, watched, uncertain)
+
+
+def _closest(
+    program: Program, table: Array, state: State, neighbours: NeighbourList | DomainList
+) -> Closest:
+    place = state.positions, state.species, state.ids
+    if program.grid is not None:
+        place = lists.with_ghosts(state, neighbours)
+    return closest_pair(table, *place, state, neighbours)
 
 
 def _opened(program: Program, course: Course, carry: Carry) -> Watch:

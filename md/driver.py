@@ -16,6 +16,7 @@ from md import observables, pair_search, uncertainty
 from md.alarms import Closest
 from md.assembly import Assembly, steps_done
 from md.chunk import run_chunk
+from md.domains import restart
 from md.ensembles import Course
 from md.faults import GROWABLE, Fault
 from md.interruption import Interruption
@@ -64,14 +65,14 @@ class Driver:
     checkpoint_seconds: float
     walltime_s: float | None
 
-    def drive(self, files: Output, restart: bool, progress: bool) -> tuple[Carry, int]:
+    def drive(self, files: Output, resume: bool, progress: bool) -> tuple[Carry, int]:
         """From the start or a checkpoint to the last step, or until it is time to stop.
 
         Returns:
             What the run ends with, and how often buffers had to grow.
         """
         run = self.assembly
-        carry, entered = self.resume(files) if restart else (run.fresh(), None)
+        carry, entered = self.resume(files) if resume else (run.fresh(), None)
         growths, warned, doubted, written = 0, False, False, True
         saved = -np.inf  # a first checkpoint as soon as there is something to go on from
         total, atoms = run.legs[-1].last, len(run.templates[0])
@@ -139,7 +140,7 @@ class Driver:
             faults = _faults(new)
             if not faults & GROWABLE:
                 if faults or int(report.alarm.faults):
-                    self.stop(leg, carry, report, files)
+                    self.stop(leg, carry, report, files, faults)
                 return Progress(new, report, plan.until(steps_done(new)), growths)
             # the chunk is dropped: a list was incomplete
             carry = run.grown(carry, new)
@@ -192,7 +193,10 @@ class Driver:
         return uncertainty.stopped(self.assembly.uncertainty, carry.watch) is not None
 
     def save(self, files: Output, carry: Carry, entered: int) -> None:
-        files.save(carry, {"settings": self.assembly.settings(), "stage": entered})
+        about = {"settings": self.assembly.settings(), "stage": entered}
+        if self.assembly.grid is not None:
+            carry, about["domains"] = restart.packed(carry)
+        files.save(carry, about)
 
     def resume(self, files: Output) -> tuple[Carry, int]:
         """What a checkpoint holds, and the number of the stage it is in."""
@@ -212,6 +216,9 @@ class Driver:
         stage = int(facts["stage"])
         leg = self.assembly.legs[stage]
         template = self.assembly.enter(leg, leg, self.assembly.fresh())
+        if self.assembly.grid is not None:
+            packed = files.restore(restart.packed(template)[0], None, ("",))
+            return restart.unpacked(packed, template, facts["domains"], self.assembly.grid), stage
         # hills of metadynamics grow on the way
         carry = files.restore(template, template.state.species, (".state.bias",))
         if carry.watch is not None:  # a run that was stopped by its uncertainty goes on from there
@@ -254,10 +261,11 @@ class Driver:
         where = f"atom {atom} ({symbol})"
         return where if self.assembly.replicas is None else f"replica {replica}, {where}"
 
-    def stop(self, leg: Leg, carry: Carry, report: Report, files: Output) -> None:
+    def stop(self, leg: Leg, carry: Carry, report: Report, files: Output, faults: Fault) -> None:
         """End a run that cannot go on: keep what was good, and say what happened."""
         alarm = jax.device_get(report.alarm)
-        fault = Fault(int(alarm.faults)) or Fault.SHIFT_RANGE
+        raised = Fault(int(alarm.faults))
+        fault = raised or faults
         replica = int(alarm.replica)
         good = steps_done(carry) >= 0
         if good:
@@ -271,15 +279,19 @@ class Driver:
             Fault.TOO_HOT: f"the temperature passed {float(limits.temperature):.0f} K",
             Fault.TOO_FAST: f"an atom moved by over {float(limits.displacement):.1f} Å in one step",
             Fault.SHIFT_RANGE: "an atom is over 127 cells away",
+            Fault.DOMAIN_SHRUNK: "the cell shrank until its domains were thinner than the range of "
+            "the neighbour list (go on with fewer domains)",
+            Fault.LEFT_BEHIND: "an atom passed a whole domain between two rebuilds of the lists",
         }[min(fault)]
-        where = self.name_of(int(alarm.atom), replica)
+        first = f", first at {self.name_of(int(alarm.atom), replica)}" if raised else ""
         kept = "nothing was good before it"
         if good:
             path = files.path(LAST_GOOD, None if self.assembly.replicas is None else replica)
             kept = f"the last good state, of step {steps_done(carry)}, is " + (
                 f"in {path}" if path else "lost: give an output folder to keep it"
             )
-        raise SimulationError(f"step {int(alarm.step)}: {what}, first at {where}; {kept}")
+        step = int(alarm.step) if raised else steps_done(carry)
+        raise SimulationError(f"step {step}: {what}{first}; {kept}")
 
 
 def _faults(carry: Carry) -> Fault:

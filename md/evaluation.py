@@ -34,12 +34,13 @@ class Evaluation(NamedTuple):
     """What one evaluation yields.
 
     Attributes:
-        site_energies: eV, without the reference energies; 0 for padded atoms.
+        site_energies: eV, without the reference energies; 0 for padded atoms. Of the atoms that
+            have neighbours listed.
         forces: −dE/dr, eV/Å.
         virial: dE/dε = Σ r ⊗ g, eV; divided by the volume it is the stress (ASE's sign).
     """
 
-    site_energies: Float[Array, " N"]
+    site_energies: Float[Array, " n"]
     forces: Float[Array, "N 3"]
     virial: Float[Array, "3 3"]
 
@@ -62,8 +63,10 @@ def evaluate(
         positions: Å.
         cell: Å, rows are the lattice vectors.
         species: index per atom, −1 for padding.
-        neighbours: ``.indices`` [N, K] (N in an empty slot) and ``.shifts`` [N, K, 3] (the
-            neighbour is at r_j + shift·cell), as :class:`md.neighbours.NeighbourList` has them.
+        neighbours: ``.indices`` [n, K] (N in an empty slot) and ``.shifts`` [n, K, 3] (the
+            neighbour is at r_j + shift·cell), as :class:`md.neighbours.NeighbourList` has them;
+            ``shifts`` may be None, where copies of atoms are among the N. The first n ≤ N atoms
+            have site energies.
         block_size: atoms evaluated at once; by default :func:`default_block_size`.
         deterministic: sum forces in fixed point, for accelerators, whose floating-point sums come
             in any order; the resolution is 1e-9 eV/Å.
@@ -74,18 +77,18 @@ def evaluate(
     n = positions.shape[0]
 
     def vectors_of(
-        rows: Array, indices: Array, shifts: Array
+        rows: Array, indices: Array, *shifts: Array
     ) -> tuple[Array, Array]:  # of one block
         mask = indices < n
-        neighbour = jnp.where(mask, indices, 0)
-        vectors = cells.displacement(positions[neighbour], positions[rows][:, None], shifts, cell)
+        ends = positions[jnp.where(mask, indices, 0)], positions[rows][:, None]
+        vectors = cells.displacement(*ends, *shifts, cell) if shifts else cells.difference(*ends)
         return jnp.where(mask[..., None], vectors, 0), mask
 
     return _in_blocks(
         potential,
         vectors_of,
         neighbours.indices,
-        (neighbours.shifts,),
+        () if neighbours.shifts is None else (neighbours.shifts,),
         species,
         block_size,
         positions.dtype,
@@ -136,7 +139,7 @@ def pair_gradients(
 def _in_blocks(
     potential: LocalPotential,
     vectors_of: Callable[..., tuple[Array, Array]],
-    indices: Int[Array, "N K"],
+    indices: Int[Array, "rows K"],
     extras: tuple[Array, ...],
     species: Int[Array, " N"],
     block_size: int | None,
@@ -144,12 +147,12 @@ def _in_blocks(
     deterministic: bool = False,
     with_virial: bool | Bool[Array, ""] = True,
 ) -> Evaluation:
-    n, k = indices.shape
+    (n, k), atoms = indices.shape, species.shape[0]
     if n == 0:
         zero = jnp.zeros((0,), dtype)
-        return Evaluation(zero, jnp.zeros((0, 3), dtype), jnp.zeros((3, 3), dtype))
+        return Evaluation(zero, jnp.zeros((atoms, 3), dtype), jnp.zeros((3, 3), dtype))
     if k == 0:  # XLA has no use for empty rows; one empty slot changes nothing
-        indices = jnp.full((n, 1), n, indices.dtype)
+        indices = jnp.full((n, 1), atoms, indices.dtype)
         extras = tuple(jnp.zeros((n, 1, *x.shape[2:]), x.dtype) for x in extras)
     if block_size is None:
         block_size = default_block_size(n, indices.shape[1], potential)
@@ -178,9 +181,9 @@ def _in_blocks(
         block_indices, *block_extras = (
             lax.dynamic_slice_in_dim(x, start, size) for x in (indices, *extras)
         )
-        block_indices = jnp.where(repeated[:, None], n, block_indices)
+        block_indices = jnp.where(repeated[:, None], atoms, block_indices)
         vectors, mask = vectors_of(rows, block_indices, *block_extras)
-        neighbour_species = jnp.maximum(species[jnp.minimum(block_indices, n - 1)], 0)
+        neighbour_species = jnp.maximum(species[jnp.minimum(block_indices, atoms - 1)], 0)
         energies, gradients = pair_gradients(
             potential, vectors, mask, block_species, neighbour_species
         )
@@ -202,7 +205,7 @@ def _in_blocks(
     else:
 
         def add_forces(forces: Any, rows: Array, indices: Array, gradients: Array) -> Any:
-            # An empty slot's index is n, past the end: it is dropped. Padded rows have no gradient.
+            # An empty slot's index is past the end: it is dropped. Padded rows have no gradient.
             forces = forces.at[indices].add(-gradients, mode="drop")
             return forces.at[rows].add(jnp.sum(gradients, axis=1))
 
@@ -214,7 +217,8 @@ def _in_blocks(
         )
 
     in_fixed_point = deterministic and not pairwise
-    nothing = fixed_point.zeros((n, 3)) if in_fixed_point else jnp.zeros((n, 3), dtype)
+    shape = (atoms, 3)
+    nothing = fixed_point.zeros(shape) if in_fixed_point else jnp.zeros(shape, dtype)
     carry = nothing, jnp.zeros((3, 3), dtype), jnp.zeros(n, dtype)
     carry = block(0, carry) if blocks == 1 else lax.fori_loop(0, blocks, block, carry)
     forces, virial, site_energies = carry

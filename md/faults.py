@@ -8,8 +8,8 @@ from enum import IntFlag
 class Fault(IntFlag):
     """Causes, as bits of an int32 that compiled code carries.
 
-    The first three are mended by growing a buffer and running the chunk again (``GROWABLE``); the
-    others stop a run.
+    Those of ``GROWABLE`` are mended by growing a buffer and running the chunk again; the others
+    stop a run.
     """
 
     NEIGHBOUR_CAPACITY = 1
@@ -28,5 +28,23 @@ class Fault(IntFlag):
     TOO_FAST = 64
     """An atom moved by more than the cutoff in one step: it is lost to its neighbours."""
 
+    ATOM_CAPACITY = 128
+    """A domain holds more atoms than it has rows."""
+    GHOST_CAPACITY = 256
+    """More atoms lie near a face of a domain than its halo has rows."""
+    MIGRANT_CAPACITY = 512
+    """More atoms leave a domain through one face than a message has room for."""
+    DOMAIN_SHRUNK = 1024
+    """A domain has become thinner than the range of the neighbour list."""
+    LEFT_BEHIND = 2048
+    """An atom passed a whole domain between two rebuilds of the lists."""
 
-GROWABLE = Fault.NEIGHBOUR_CAPACITY | Fault.BIN_CAPACITY | Fault.CELL_SHRUNK
+
+GROWABLE = (
+    Fault.NEIGHBOUR_CAPACITY
+    | Fault.BIN_CAPACITY
+    | Fault.CELL_SHRUNK
+    | Fault.ATOM_CAPACITY
+    | Fault.GHOST_CAPACITY
+    | Fault.MIGRANT_CAPACITY
+)

@@ -74,6 +74,7 @@ class NeighbourFunctions(NamedTuple):
         allocate: ``(positions, cell, species) -> NeighbourList``; on the host, chooses capacities.
         update: ``(neighbours, positions, cell, species) -> NeighbourList``; rebuilds with the same
             capacities, inside compiled code.
+        reach: which pairs the lists hold.
         grow: ``(neighbours, positions, cell, species) -> NeighbourList``; on the host, enlarges
             only what the faults of ``neighbours`` name, and rebuilds.
     """
@@ -81,6 +82,7 @@ class NeighbourFunctions(NamedTuple):
     allocate: Callable[..., NeighbourList]
     update: Callable[..., NeighbourList]
     grow: Callable[..., NeighbourList]
+    reach: Reach
 
 
 def neighbour_list(
@@ -102,7 +104,10 @@ def neighbour_list(
     table = None if pair_cutoffs is None else tuple(tuple(map(float, row)) for row in pair_cutoffs)
     reach = Reach((a, b, c), float(cutoff), float(skin), table)
     return NeighbourFunctions(
-        partial(allocate, reach=reach, slack=slack), _update_compiled, partial(grow, slack=slack)
+        partial(allocate, reach=reach, slack=slack),
+        _update_compiled,
+        partial(grow, slack=slack),
+        reach,
     )
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from md import cells, summation, units
+from md import cells, summation, totals, units
 from md.ensembles import Parameters
 from md.stages import Leg
 from md.state import State, kinetic_energy, mobile, real_atoms
@@ -70,7 +70,8 @@ class Sample(NamedTuple):
 
 def potential_energy(state: State) -> TwoFloat:
     """Σ site energies, eV, without reference energies and bias."""
-    return summation.compensated_sum(jnp.where(real_atoms(state.species), state.site_energies, 0))
+    sites = jnp.where(real_atoms(state.species), state.site_energies, 0)
+    return totals.compensated(sites, state.axes)
 
 
 def conserved_energy(state: State, energy_exchanged: Callable[[State], TwoFloat]) -> TwoFloat:
@@ -102,10 +103,12 @@ def sample(
         kinetic=kinetic_energy(state),
         conserved=conserved_energy(state, energy_exchanged),
         bias=state.bias_energy,
-        momentum_flux=jnp.stack([jnp.stack(row) for row in flux]),
+        momentum_flux=totals.over_devices(jnp.stack(list(map(jnp.stack, flux))), state.axes),
         virial=state.virial,
         volume=cells.volume(state.cell),
-        group_kinetic=groups.at[jnp.maximum(state.group, 0)].add(per_atom),
+        group_kinetic=totals.over_devices(
+            groups.at[jnp.maximum(state.group, 0)].add(per_atom), state.axes
+        ),
         target=parameters.temperature,
         target_pressure=parameters.pressure,
         rung=state.rung,

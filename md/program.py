@@ -13,6 +13,8 @@ from jaxtyping import Array, Float
 
 from md import ensembles, names, replicas
 from md.alarms import Alarm, Closest, Limits
+from md.domains.grid import Grid
+from md.domains.lists import DomainList
 from md.ensembles import Course, Parameters
 from md.integrators import Integrator
 from md.neighbours import NeighbourList
@@ -40,6 +42,7 @@ class Program:
         exchange_every: steps between exchanges of replicas; 0 is never.
         uncertainty: how a committee's spread is watched; None: not at all.
         uncertain_frames: how many uncertain frames a chunk has room for.
+        grid: the domains that atoms are spread over; None on one device without domains.
     """
 
     ensemble: str
@@ -56,6 +59,7 @@ class Program:
     exchange_every: int = 0
     uncertainty: Uncertainty | None = None
     uncertain_frames: int = 0
+    grid: Grid | None = None
 
     def integrator(self, parameters: Parameters) -> Integrator:
         return ensembles.integrator(self.ensemble, self.cell, parameters)
@@ -104,7 +108,7 @@ class Carry(NamedTuple):
     """
 
     state: State
-    neighbours: NeighbourList
+    neighbours: NeighbourList | DomainList
     accumulators: tuple[Any, ...]
     exchanges: Exchanges | None
     watch: Watch | None = None

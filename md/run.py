@@ -18,6 +18,8 @@ from md import replicas as replicas_of
 from md import uncertainty as uncertainties
 from md.alarms import Limits
 from md.assembly import Assembly, steps_done
+from md.domains.lists import DomainList
+from md.domains.placement import grid_for
 from md.driver import Driver, SimulationError
 from md.groups import Group
 from md.local_potential import LocalPotential, chosen_precision, with_precision
@@ -71,7 +73,7 @@ class Simulation:
     tables: dict[str, Table]
     complete: bool
     state: State
-    neighbours: NeighbourList
+    neighbours: NeighbourList | DomainList
     growths: int
     replicas: tuple[Simulation, ...] = ()
     acceptance: np.ndarray | None = None
@@ -106,6 +108,7 @@ def simulate(
     chunk_steps: int | None = None,
     block_size: int | None = None,
     deterministic: bool = False,
+    domains: Sequence[int] | str | None = None,
     maximum_temperature_K: Number | None = None,
     shortest_distances: Any = None,
     progress: bool = True,
@@ -152,6 +155,9 @@ def simulate(
             given.
         block_size: atoms evaluated at once; chosen from the list unless given.
         deterministic: the same trajectory bit for bit on accelerators too, somewhat slower.
+        domains: spread the atoms over a grid of domains (:mod:`md.domains`), one on each device:
+            three numbers, along the cell's axes, or ``"auto"`` for all devices. None: one device,
+            without domains.
         maximum_temperature_K: hotter than this counts as exploded; ten times the largest of all
             temperatures and 1000 K unless given.
         shortest_distances: [T, T] Å; warns once when a pair comes closer than this (looked at
@@ -179,6 +185,13 @@ def simulate(
         raise ValueError(f"walltime_s must be positive, not {walltime_s}")
     if uncertainty is not None:
         uncertainty.check(potential)
+    grid = None
+    if domains is not None:
+        if isinstance(domains, str) and domains != "auto":
+            raise ValueError(f'domains must be three numbers or "auto", not {domains!r}')
+        arguments.check_domains(course, replicas, bias, observables, uncertainty)
+        reach = float(potential.cutoff) + float(skin)
+        grid = grid_for(templates[0], None if domains == "auto" else domains, reach)
     check_names(observables)
     arguments.check_lags(observables, course)
     settings = trajectory
@@ -206,6 +219,9 @@ def simulate(
             _relaxed(potential, template, held, precision, float(skin), block_size, progress)
             for template in templates
         )
+    functions = neighbours.neighbour_list(
+        templates[0].pbc, potential.cutoff, float(skin), potential.pair_cutoffs
+    )
     with jax.enable_x64(precision == "float64"), files:
         assembly = Assembly(
             system=System(
@@ -224,9 +240,7 @@ def simulate(
             ),
             templates=templates,
             legs=course,
-            neighbour_functions=neighbours.neighbour_list(
-                templates[0].pbc, potential.cutoff, float(skin), potential.pair_cutoffs
-            ),
+            neighbour_functions=functions,
             observables=tuple(observables),
             replicas=replicas,
             ladder_K=ladder_K,
@@ -238,6 +252,7 @@ def simulate(
             uncertain_frames=room,
             seed=seed,
             precision=precision,
+            grid=grid,
         )
         driver = Driver(assembly, schedule, float(checkpoint_seconds), walltime_s)
         carry, growths = driver.drive(files, restart, progress)

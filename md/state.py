@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from md import cells, summation, units
+from md import cells, summation, totals, units
 from md.cells import Periodicity
 from md.summation import TwoFloat
+from md.totals import Axes
 
 
 @struct.dataclass
@@ -29,6 +30,8 @@ class State:
         site_energies: [N] eV, without the species' reference energies.
         virial: [3, 3] eV, dE/dε.
         species: [N] indices; −1 marks a padded atom.
+        ids: [N] the number that each atom keeps wherever its row goes; −1 for padding. Noise
+            depends on it, not on the row.
         group: [N] the thermostat group of each atom, from 0; −1 for atoms whose momenta never
             change: padding, and atoms that are fixed or driven (:mod:`md.groups`).
         masses: [N] amu; positive, also of padded atoms.
@@ -41,6 +44,9 @@ class State:
         step: number of steps done.
         rung: in replica exchange, which temperature of the ladder this replica has; else 0.
         pbc: static; directions that repeat.
+        axes: static; the axes of the mesh of devices that atoms are spread over, none on a single
+            device. Positions are then relative to the corner of each device's domain
+            (:mod:`md.domains`).
     """
 
     positions: Float[Array, "atoms 3"]
@@ -50,6 +56,7 @@ class State:
     site_energies: Float[Array, " atoms"]
     virial: Float[Array, "3 3"]
     species: Int[Array, " atoms"]
+    ids: Int[Array, " atoms"]
     group: Int[Array, " atoms"]
     masses: Float[Array, " atoms"]
     cell: Float[Array, "3 3"]
@@ -62,6 +69,7 @@ class State:
     step: Int[Array, ""]
     rung: Int[Array, ""]
     pbc: Periodicity = struct.field(pytree_node=False)
+    axes: Axes = struct.field(pytree_node=False, default=())
 
 
 def initial_state(
@@ -86,6 +94,7 @@ def initial_state(
         site_energies=jnp.zeros_like(masses),
         virial=jnp.zeros_like(cell),
         species=species,
+        ids=jnp.where(real_atoms(species), jnp.arange(species.shape[0], dtype=jnp.int32), -1),
         group=jnp.where(real_atoms(species), 0, -1),
         masses=masses,
         cell=cell,
@@ -127,7 +136,18 @@ def mobile(state: State) -> Bool[Array, " atoms"]:
 def kinetic_energy(state: State) -> TwoFloat:
     """Σ p²/2m over the mobile atoms, eV."""
     per_atom = jnp.sum(state.momenta**2, axis=1) / (2 * state.masses)
-    return summation.compensated_sum(jnp.where(mobile(state), per_atom, 0))
+    return totals.compensated(jnp.where(mobile(state), per_atom, 0), state.axes)
+
+
+def normal_noise(
+    key: Key[Array, ""], ids: Int[Array, " atoms"], dtype: Any
+) -> Float[Array, "atoms 3"]:
+    """Independent standard normal numbers that depend on nothing but the key and an atom's id."""
+
+    def of_atom(number: Int[Array, ""]) -> Float[Array, " 3"]:
+        return jax.random.normal(jax.random.fold_in(key, number), (3,), dtype)
+
+    return jax.vmap(of_atom)(ids)
 
 
 def maxwell_boltzmann_momenta(
@@ -137,17 +157,23 @@ def maxwell_boltzmann_momenta(
     temperature: Float[Array, ""] | float | int,
     *,
     remove_drift: bool = True,
+    ids: Int[Array, " atoms"] | None = None,
+    axes: Axes = (),
 ) -> Float[Array, "atoms 3"]:
     """Momenta drawn at a temperature (K): each component normal with variance m k_B T.
 
     With ``remove_drift`` the total momentum is zero, and the mean kinetic energy that of the
     remaining degrees of freedom, (3N − 3) k_B T / 2.
+
+    Args:
+        ids, axes: as in :class:`State`; the rows' numbers unless given.
     """
+    if ids is None:
+        ids = jnp.arange(masses.shape[0], dtype=jnp.int32)
     real = real_atoms(species)[:, None]
     thermal = jnp.sqrt(masses * units.BOLTZMANN * temperature)[:, None]
-    noise = jax.random.normal(key, (masses.shape[0], 3), masses.dtype)
-    momenta = jnp.where(real, thermal * noise, 0)
-    return without_drift(momenta, masses, species) if remove_drift else momenta
+    momenta = jnp.where(real, thermal * normal_noise(key, ids, masses.dtype), 0)
+    return without_drift(momenta, masses, species, axes) if remove_drift else momenta
 
 
 def without_rotation(state: State) -> State:
@@ -170,9 +196,12 @@ def without_rotation(state: State) -> State:
 
 
 def without_drift(
-    momenta: Float[Array, "atoms 3"], masses: Float[Array, " atoms"], species: Int[Array, " atoms"]
+    momenta: Float[Array, "atoms 3"],
+    masses: Float[Array, " atoms"],
+    species: Int[Array, " atoms"],
+    axes: Axes = (),
 ) -> Float[Array, "atoms 3"]:
     """Momenta seen from the centre of mass."""
     mass = jnp.where(real_atoms(species), masses, 0)[:, None]
-    velocity = jnp.sum(momenta, axis=0) / jnp.maximum(jnp.sum(mass), jnp.finfo(mass.dtype).tiny)
-    return momenta - mass * velocity
+    whole = jnp.maximum(totals.total(mass, axes), jnp.finfo(mass.dtype).tiny)
+    return momenta - mass * (totals.total(momenta, axes) / whole)

@@ -17,6 +17,9 @@ from md.cells import Periodicity
 from md.species import species_indices
 from md.state import State, initial_state
 
+BY_ATOM = ("positions", "images", "momenta", "forces", "ids")
+"""Fields of a frame whose rows are atoms."""
+
 
 class Frame(NamedTuple):
     """One frame of a trajectory: arrays as in :class:`md.state.State`, and the observables."""
@@ -25,12 +28,20 @@ class Frame(NamedTuple):
     images: Int[Array, "*frames atoms 3"]
     momenta: Float[Array, "*frames atoms 3"]
     forces: Float[Array, "*frames atoms 3"]
+    ids: Int[Array, "*frames atoms"]
     cell: Float[Array, "*frames 3 3"]
     sample: observables.Sample
+    geometry: Any = None  # of the domains that rows and positions belong to
 
 
-def frame_of(state: State, sample: observables.Sample) -> Frame:
-    return Frame(state.positions, state.images, state.momenta, state.forces, state.cell, sample)
+def frame_of(state: State, sample: observables.Sample, neighbours: Any = None) -> Frame:
+    """A frame of a state.
+
+    Args:
+        neighbours: its list, which knows the domains if there are any.
+    """
+    atoms = state.positions, state.images, state.momenta, state.forces, state.ids
+    return Frame(*atoms, state.cell, sample, getattr(neighbours, "geometry", None))
 
 
 def validate(atoms: Atoms) -> None:

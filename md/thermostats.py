@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from md import summation, units
+from md import summation, totals, units
 from md.integrators import Integrator, Scalar, drift, kick
-from md.state import State, mobile
+from md.state import State, mobile, normal_noise
 from md.summation import TwoFloat
 
 PerGroup = Float[Array, " groups"]
@@ -42,7 +42,7 @@ def kinetic_energies(state: State, groups: int) -> PerGroup:
 
     def total(group: Int[Array, ""]) -> Float[Array, ""]:
         members = jnp.where(state.group == group, per_atom, 0)
-        return summation.rounded(summation.compensated_sum(members))
+        return summation.rounded(totals.compensated(members, state.axes))
 
     return jax.vmap(total)(jnp.arange(groups))
 
@@ -91,14 +91,14 @@ def langevin(timestep: Scalar, temperature: PerGroup, rate: PerGroup) -> Integra
 
     def ornstein_uhlenbeck(state: State) -> State:
         key = jax.random.fold_in(state.key, state.step)
-        noise = jax.random.normal(key, state.momenta.shape, state.momenta.dtype)
+        noise = normal_noise(key, state.ids, state.momenta.dtype)
         keep = jnp.exp(-rate * timestep)
         variance = -jnp.expm1(-2 * rate * timestep) * units.BOLTZMANN * temperature
         width = jnp.sqrt(of_atoms(variance, state.group) * state.masses[:, None])
         shaken = of_atoms(keep, state.group) * state.momenta + width * noise
         momenta = jnp.where(mobile(state)[:, None], shaken, state.momenta)
         products = (momenta - state.momenta) * (momenta + state.momenta)
-        gained = summation.compensated_sum(jnp.sum(products, axis=1) / (2 * state.masses))
+        gained = totals.compensated(jnp.sum(products, axis=1) / (2 * state.masses), state.axes)
         taken = summation.add(state.thermostat.taken, -summation.rounded(gained))
         return state.replace(momenta=momenta, thermostat=HeatBath(taken))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from md import names
 from md.commands.inputs import Loader, add_inputs, load_potential, read_structure
-from md.commands.options import add_dtype, duration, number_or_ramp, numbers
+from md.commands.options import add_dtype, duration, grid, number_or_ramp, numbers
 
 # options that are words of md.simulate or md.Stage under another name
 _WORDS = {
@@ -180,6 +180,13 @@ def add_command(commands: argparse._SubParsersAction, load: Loader) -> None:
         type=float,
         metavar="A",
         help="of the neighbour list, Å (default: 0.5, or 1 for pair potentials)",
+    )
+    add(
+        "--domains",
+        type=grid,
+        metavar="A,B,C",
+        help="spread the atoms over a grid of domains, one on each device: how many along the "
+        "cell's axes, or auto",
     )
     add("--block-size", type=int, metavar="N", help="atoms evaluated at once (default: by size)")
     add(

@@ -39,6 +39,19 @@ def numbers(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(f"write numbers with commas, not {text!r}") from None
 
 
+def grid(text: str) -> tuple[int, int, int] | str:
+    """``2,2,1`` or ``auto``."""
+    if text == "auto":
+        return text
+    try:
+        a, b, c = (int(x) for x in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"write three whole numbers with commas, such as 2,2,1, or auto, not {text!r}"
+        ) from None
+    return a, b, c
+
+
 def duration(text: str) -> float:
     """Seconds, from ``3600`` or ``1:00:00`` or ``30:00``."""
     try:

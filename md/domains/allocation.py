@@ -1,0 +1,237 @@
+"""Sizes of a domain's buffers: planned on the host, measured on the devices, enlarged when full."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from math import ceil
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from md import cells
+from md.bins import Reach
+from md.domains import halo, lists, search, sharding
+from md.domains.geometry import Geometry
+from md.domains.grid import Counts, Grid
+from md.domains.lists import Capacities, DomainList, Required
+from md.domains.migration import FIELDS
+from md.faults import GROWABLE, Fault
+from md.state import State
+
+_ATTEMPTS = 20
+
+
+def rows_for(atoms: int, slack: float = 1.15) -> int:
+    """Rows of a domain that should hold so many atoms."""
+    return round_up(ceil(atoms * slack) + 2, 8)
+
+
+def allocate(
+    state: State, geometry: Geometry, grid: Grid, reach: Reach, slack: float = 1.15
+) -> DomainList:
+    """An empty list with room for a state's neighbours, to be built before it is used.
+
+    Args:
+        state: placed (:mod:`md.domains.placement`).
+        slack: capacities are this factor above what the state needs.
+    """
+    rows = state.species.shape[0] // grid.domains
+    sizes = _planned(state, geometry, reach, rows)
+    for _ in range(_ATTEMPTS):
+        found = _measured(state, empty(state, geometry, grid, reach, sizes), grid)
+        faults = Fault(int(found.faults)) & ~Fault.NEIGHBOUR_CAPACITY
+        if not faults & GROWABLE:
+            return empty(state, geometry, grid, reach, _fitted(sizes, found.required, slack))
+        sizes = enlarged(sizes, faults, found.required)
+    raise ValueError(f"the buffers of domains are still too small after {_ATTEMPTS} growths")
+
+
+def _fitted(sizes: Capacities, required: Required, slack: float) -> Capacities:
+    """Capacities a little above what is required; rows and messages at rest tell nothing."""
+    needed = jax.device_get(required)
+    ghosts = [
+        round_up(ceil(int(n) * slack), 8) if size else 0
+        for n, size in zip(needed.ghosts, sizes.ghosts, strict=True)
+    ]
+    return dataclasses.replace(
+        sizes,
+        ghosts=(ghosts[0], ghosts[1], ghosts[2]),
+        neighbours=round_up(ceil(int(needed.neighbours) * slack), 4),
+        bins=dataclasses.replace(sizes.bins, occupancy=ceil(int(needed.occupancy) * slack) + 1),
+    )
+
+
+def _planned(state: State, geometry: Geometry, reach: Reach, rows: int) -> Capacities:
+    """Generous guesses, from the widths of the domains and the mean number of atoms in one.
+
+    Without slots for neighbours: these are to be counted.
+    """
+    heights = np.asarray(cells.heights(cells.frame(jnp.asarray(_host(state.cell)), geometry.pbc)))
+    narrow = [float(np.min(w) * h) for w, h in zip(geometry.widths, heights, strict=True)]
+    wide = [float(np.max(w) * h) for w, h in zip(geometry.widths, heights, strict=True)]
+    turns = halo.turns_of((narrow[0], narrow[1], narrow[2]), reach.range)
+    layers = [
+        geometry.pbc[d] or geometry.counts[d] > 1 for d in range(3)
+    ]  # along the others there are no ghosts
+    turns = tuple(t if layer else 1 for t, layer in zip(turns, layers, strict=True))
+    density = rows / np.prod(wide)
+    ghosts, migrants, spanned = [], [], list(wide)
+    for d in range(3):
+        face = np.prod([spanned[e] for e in range(3) if e != d])
+        depth = min(reach.range, wide[d])
+        ghosts.append(round_up(_likely(density * face * depth), 8) if layers[d] else 0)
+        own_face = np.prod([wide[e] for e in range(3) if e != d])
+        leaving = density * own_face * max(reach.skin, 0.1) / 4
+        migrants.append(round_up(_likely(leaving), 8))
+        if layers[d]:
+            spanned[d] += 2 * turns[d] * depth
+    everyone = density * np.prod(spanned)
+    bins = search.plan((wide[0], wide[1], wide[2]), reach.range, everyone)
+    mean = everyone / bins.number * (2 * bins.stencil[2] + 1)
+    bins = dataclasses.replace(bins, occupancy=_likely(mean))
+    return Capacities(
+        atoms=rows,
+        ghosts=(ghosts[0], ghosts[1], ghosts[2]),
+        migrants=(migrants[0], migrants[1], migrants[2]),
+        turns=(turns[0], turns[1], turns[2]),
+        neighbours=0,
+        bins=bins,
+    )
+
+
+def _likely(mean: float) -> int:
+    """More than a Poisson number of this mean nearly ever is, and a tenth for other reasons."""
+    return ceil(1.1 * mean + 5 * np.sqrt(mean) + 3)
+
+
+def empty(
+    state: State, geometry: Geometry, grid: Grid, reach: Reach, capacities: Capacities
+) -> DomainList:
+    """A list without neighbours, which asks to be rebuilt."""
+    rows, dtype = capacities.atoms, np.dtype(state.positions.dtype)
+    plan = halo.layout(rows, geometry.counts, geometry.pbc, capacities.turns, capacities.ghosts)
+    n = grid.domains
+
+    def spread(shape: tuple[int, ...], value: float | int, kind: Any) -> jax.Array:
+        return jax.make_array_from_callback(
+            shape, grid.by_atom, lambda part: _block(shape, part, value, kind)
+        )
+
+    zero, three = np.zeros((), np.int32), np.zeros(3, np.int32)
+    return DomainList(
+        indices=spread((n * rows, capacities.neighbours), plan.rows, np.int32),
+        sends=tuple(spread((n * e.size,), plan.rows, np.int32) for e in plan.exchanges),
+        ghost_species=spread((n * (plan.rows - rows),), -1, np.int32),
+        reference_positions=spread((n * rows, 3), np.nan, dtype),
+        reference_cell=grid.everywhere(np.full((3, 3), np.nan, dtype)),
+        geometry=grid.everywhere(geometry),
+        faults=grid.everywhere(zero),
+        required=grid.everywhere(Required(zero, three, three, zero, zero)),
+        reach=reach,
+        capacities=capacities,
+    )
+
+
+def _block(
+    shape: tuple[int, ...], part: tuple[slice, ...], value: float | int, kind: Any
+) -> np.ndarray:
+    lengths = [len(range(*s.indices(length))) for s, length in zip(part, shape, strict=True)]
+    return np.full(lengths, value, kind)
+
+
+@partial(jax.jit, static_argnames="grid")
+def _measured(state: State, listed: DomainList, grid: Grid) -> DomainList:
+    """A list with what its state needs; nothing else of it is of use."""
+
+    def measure(state: State, listed: DomainList) -> DomainList:
+        return lists.rebuilt(listed, state)[1]
+
+    specs = sharding.of_state(state), sharding.of_list(listed)
+    return grid.sharded(measure, specs, specs[1])(state, listed)
+
+
+@partial(jax.jit, static_argnames="grid")
+def built_at_reference(state: State, listed: DomainList, grid: Grid) -> DomainList:
+    """The list that was built at its reference positions, with room of another size perhaps.
+
+    A list that was still to be built stays so: its reference is not a number.
+    """
+
+    def build(state: State, listed: DomainList) -> DomainList:
+        there = state.replace(positions=listed.reference_positions, cell=listed.reference_cell)
+        built = lists.filled(listed, there)
+        return built.replace(faults=listed.faults, required=listed.required)
+
+    specs = sharding.of_state(state), sharding.of_list(listed)
+    return grid.sharded(build, specs, specs[1])(state, listed)
+
+
+def enlarged(
+    capacities: Capacities, faults: Fault, required: Required, slack: float = 1.15
+) -> Capacities:
+    """Capacities with more room for whatever overflowed, and only for that."""
+    new = capacities
+    needed = jax.device_get(required)
+
+    def more(old: int, least: int, multiple: int) -> int:
+        if least <= old:
+            return old
+        return round_up(max(ceil(least * slack), ceil(old * 1.25)), multiple)
+
+    def each(old: Counts, least: np.ndarray) -> Counts:
+        a, b, c = (more(o, int(n), 8) for o, n in zip(old, least, strict=True))
+        return a, b, c
+
+    if Fault.ATOM_CAPACITY in faults:
+        new = dataclasses.replace(new, atoms=more(new.atoms, int(needed.atoms), 8))
+    if Fault.GHOST_CAPACITY in faults:
+        new = dataclasses.replace(new, ghosts=each(new.ghosts, needed.ghosts))
+    if Fault.MIGRANT_CAPACITY in faults:
+        new = dataclasses.replace(new, migrants=each(new.migrants, needed.migrants))
+    bins = new.bins
+    if Fault.BIN_CAPACITY in faults:
+        bins = dataclasses.replace(bins, occupancy=more(bins.occupancy, int(needed.occupancy), 1))
+    if Fault.CELL_SHRUNK in faults:
+        a, b, c = (s + 1 for s in bins.stencil)
+        bins = dataclasses.replace(bins, stencil=(a, b, c))
+    if Fault.NEIGHBOUR_CAPACITY in faults:
+        slots = more(new.neighbours, int(needed.neighbours), 4)
+        new = dataclasses.replace(new, neighbours=slots)
+    return dataclasses.replace(new, bins=bins)
+
+
+def with_rows(state: State, grid: Grid, rows: int) -> State:
+    """The same state with more rows for the atoms of each domain."""
+    blanks = FIELDS | {"site_energies": 0}
+    return state.replace(
+        **{
+            name: with_rows_of(getattr(state, name), grid, rows, blank)
+            for name, blank in blanks.items()
+        }
+    )
+
+
+def with_rows_of(values: Array, grid: Grid, rows: int, blank: float | int = 0) -> Array:
+    """What belongs to the atoms of domains that have more rows now."""
+    extra = rows - values.shape[0] // grid.domains
+    if not extra:
+        return values
+    widths = ((0, extra), *((0, 0) for _ in values.shape[1:]))
+    rows_of = sharding.ROWS
+
+    def widen(values: Array) -> Array:
+        return jnp.pad(values, widths, constant_values=blank)
+
+    return jax.jit(grid.sharded(widen, (rows_of,), rows_of))(values)
+
+
+def round_up(number: int, multiple: int) -> int:
+    return max(multiple, -(-number // multiple) * multiple)
+
+
+def _host(array: Any) -> np.ndarray:
+    return np.asarray(jax.device_get(array))

@@ -1,0 +1,148 @@
+"""On the host: atoms to the domains they are in, and back into their order.
+
+Positions are taken and given as float64 on each atom's continuous path; only their difference from
+the corner of a domain is ever rounded to the precision of a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ase import Atoms
+
+from md import cells
+from md.cells import Periodicity
+from md.domains.geometry import Geometry
+from md.domains.grid import AXES, Counts, Grid, make_grid
+from md.domains.migration import FIELDS
+from md.state import State
+
+
+def grid_for(atoms: Atoms, counts: Sequence[int] | None, reach: float) -> Grid:
+    """A grid of domains for a structure; see :func:`md.domains.grid.make_grid`."""
+    a, b, c = (bool(p) for p in atoms.pbc)
+    lower, upper = extent(atoms.positions, atoms.cell.array, (a, b, c))
+    with jax.enable_x64(True):
+        heights = np.asarray(cells.heights(jnp.asarray(_frame(atoms.cell.array, (a, b, c)))))
+    return make_grid(counts, heights * (upper - lower), (a, b, c), reach)
+
+
+def cut(
+    positions: np.ndarray, cell: np.ndarray, pbc: Periodicity, counts: Counts, dtype: Any
+) -> Geometry:
+    """Domains of equal widths, over the cell or, where it does not repeat, over all atoms."""
+    lower, upper = extent(positions, cell, pbc)
+    widths = [
+        np.full(count, (high - low) / count).astype(dtype)
+        for low, high, count in zip(lower, upper, counts, strict=True)
+    ]
+    return Geometry((widths[0], widths[1], widths[2]), lower.astype(dtype), counts, pbc)
+
+
+def extent(
+    positions: np.ndarray, cell: np.ndarray, pbc: Periodicity
+) -> tuple[np.ndarray, np.ndarray]:
+    """The coordinates between which the atoms lie: 0 and 1 along axes that repeat, else Å."""
+    along = positions @ np.linalg.inv(_frame(cell, pbc))
+    lower = np.where(pbc, 0.0, along.min(axis=0))
+    upper = np.where(pbc, 1.0, np.maximum(along.max(axis=0), lower + 1.0))
+    return lower, upper
+
+
+def populations(positions: np.ndarray, cell: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """How many atoms each domain holds, in the order of the mesh."""
+    domain = _located(positions, cell, geometry)[0]
+    return np.bincount(domain, minlength=int(np.prod(geometry.counts)))
+
+
+def placed(state: State, positions: np.ndarray, grid: Grid, geometry: Geometry, rows: int) -> State:
+    """A state whose atoms are on the devices of their domains.
+
+    Args:
+        state: of all atoms, with host arrays or on one device; its positions do not count.
+        positions: [N, 3] float64, Å, on the continuous path of each atom.
+        geometry: the domains.
+        rows: for each domain; at least as many as the fullest has atoms.
+    """
+    cell, dtype = np.asarray(state.cell, float), state.positions.dtype
+    domain, relative, images = _located(positions, cell, geometry)
+    order = np.argsort(domain, kind="stable")
+    first = np.searchsorted(domain[order], np.arange(grid.domains))
+    row = domain[order] * rows + np.arange(len(order)) - first[domain[order]]
+
+    def spread(values: Any, blank: int) -> jax.Array:
+        values = np.asarray(values)
+        whole = np.full((grid.domains * rows, *values.shape[1:]), blank, values.dtype)
+        whole[row] = values[order]
+        return grid.spread(whole)
+
+    fields = {name: getattr(state, name) for name in FIELDS}
+    fields |= {"positions": relative.astype(dtype), "images": images.astype(np.int32)}
+    spread_out = {name: spread(fields[name], blank) for name, blank in FIELDS.items()}
+    spread_out["site_energies"] = spread(state.site_energies, 0)
+    rest = {
+        name: grid.everywhere(value)
+        for name, value in vars(state).items()
+        if name not in (*spread_out, "pbc", "axes")
+    }
+    return state.replace(**spread_out, **rest, axes=AXES)
+
+
+def in_order(
+    fields: Mapping[str, Any], cell: np.ndarray, geometry: Geometry
+) -> dict[str, np.ndarray]:
+    """What belongs to atoms, in the order of their ids.
+
+    Args:
+        fields: arrays whose rows are those of all domains, among them ``ids``. ``positions``
+            become float64 on the continuous path of each atom, and ``images`` 0.
+    """
+    ids = np.asarray(fields["ids"])
+    (held,) = np.nonzero(ids >= 0)
+    order = held[np.argsort(ids[held], kind="stable")]
+    found = {name: np.asarray(values)[order] for name, values in fields.items()}
+    if "positions" in found:
+        rows = len(ids) // int(np.prod(geometry.counts))
+        corners = _corners(geometry) @ _frame(cell, geometry.pbc)
+        path = found["positions"].astype(float) + corners[order // rows]
+        found["positions"] = path + found["images"] @ cell
+        found["images"] = np.zeros_like(found["images"])
+    return found
+
+
+def _frame(cell: np.ndarray, pbc: Periodicity) -> np.ndarray:
+    with jax.enable_x64(True):
+        return np.asarray(cells.frame(jnp.asarray(cell, jnp.float64), pbc))
+
+
+def _edges(geometry: Geometry) -> list[np.ndarray]:
+    """Lower faces of the domains along each axis, in float64 sums of their widths."""
+    return [
+        np.concatenate([[0.0], np.cumsum(np.asarray(widths, float))[:-1]]) + float(corner)
+        for widths, corner in zip(geometry.widths, geometry.corner, strict=True)
+    ]
+
+
+def _corners(geometry: Geometry) -> np.ndarray:
+    """Coordinates of the corners of all domains: [domains, 3]."""
+    return np.stack(np.meshgrid(*_edges(geometry), indexing="ij"), axis=-1).reshape(-1, 3)
+
+
+def _located(
+    positions: np.ndarray, cell: np.ndarray, geometry: Geometry
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The domain of each atom, its position relative to that domain's corner, and its image."""
+    basis = _frame(cell, geometry.pbc)
+    along = positions @ np.linalg.inv(basis)
+    images = np.where(geometry.pbc, np.floor(along), 0)
+    along -= images
+    index = [
+        np.clip(np.searchsorted(edges, along[:, d], side="right") - 1, 0, len(edges) - 1)
+        for d, edges in enumerate(_edges(geometry))
+    ]
+    domain = np.ravel_multi_index(index, geometry.counts)
+    return domain, (along - _corners(geometry)[domain]) @ basis, images.astype(int)

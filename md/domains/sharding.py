@@ -1,0 +1,51 @@
+"""How what a run carries lies on the mesh: rows of atoms with their domain, all else everywhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jax.sharding import PartitionSpec
+
+from md.domains.grid import AXES
+from md.domains.lists import DomainList
+from md.domains.migration import FIELDS
+from md.program import Carry, Report
+from md.state import State
+from md.structures import BY_ATOM, Frame
+
+ROWS = PartitionSpec(AXES)
+ON_ALL = PartitionSpec()
+
+STATE_ROWS = (*FIELDS, "site_energies")
+_LIST = ("indices", "sends", "ghost_species", "reference_positions")
+
+
+def of_state(state: State) -> State:
+    """Where the arrays of a state lie; also of one whose other variables are different."""
+    everywhere = {
+        name: ON_ALL
+        for name in vars(state)
+        if name not in STATE_ROWS and name not in ("pbc", "axes")
+    }
+    return state.replace(**everywhere, **dict.fromkeys(STATE_ROWS, ROWS))
+
+
+def of_list(listed: DomainList) -> DomainList:
+    everywhere = ("reference_cell", "geometry", "faults", "required")
+    return listed.replace(**dict.fromkeys(_LIST, ROWS), **dict.fromkeys(everywhere, ON_ALL))
+
+
+def of_carry(carry: Carry) -> Carry:
+    return Carry(of_state(carry.state), of_list(carry.neighbours), ON_ALL, ON_ALL, ON_ALL)
+
+
+def of_frame(leading: int = 0) -> Frame:
+    """Where a frame lies, or several with leading axes."""
+    rows = PartitionSpec(*(None,) * leading, AXES)
+    everywhere = dict.fromkeys(set(Frame._fields) - set(BY_ATOM), ON_ALL)
+    return Frame(**dict.fromkeys(BY_ATOM, rows), **everywhere)
+
+
+def of_report(trajectory: bool) -> Report:
+    fields: dict[str, Any] = dict.fromkeys(Report._fields, ON_ALL)
+    return Report(**fields | ({"frames": of_frame(1)} if trajectory else {}))
