@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import os
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from allegro_jax import __version__, compilation_cache
 from allegro_jax.data import commands as data_commands
 from md.commands import LoadedPotential, add_commands, add_dtype
+from md.commands.options import add_processes, together
 
 if TYPE_CHECKING:
     from allegro_jax.model_file import Model
@@ -113,30 +113,16 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(command=_train)
     _add_configuration(parser)
     parser.add_argument("--output", metavar="DIR", help="folder of the results")
-    parser.add_argument(
-        "--distributed",
-        action="store_true",
-        help="train with the other processes that srun, mpirun or a TPU pod has started",
-    )
-    parser.add_argument(
-        "--coordinator",
-        metavar="HOST:PORT",
-        help="where process 0 listens, if the launcher does not tell; and where it tells nothing,",
-    )
-    parser.add_argument("--processes", type=int, metavar="N", help="how many there are, and")
-    parser.add_argument("--process", type=int, metavar="I", help="which this is, from 0")
+    add_processes(parser)
 
 
 def _train(options: argparse.Namespace) -> None:
     from allegro_jax.train import load_config, train
-    from allegro_jax.train.processes import Launch, joined
 
     config = load_config(options.config, options.overrides)
     if options.output:
         config = dataclasses.replace(config, output=Path(options.output))
-    launch = Launch(options.coordinator, options.processes, options.process)
-    several = options.distributed or launch != Launch()
-    with joined(launch) if several else contextlib.nullcontext():
+    with together(options):
         train(config)
 
 

@@ -67,7 +67,8 @@ class Assembly:
     # -- what runs --------------------------------------------------------------------------------
 
     def course(self, leg: Leg) -> Course:
-        return leg.course(self.precision, self.replicas, self.ladder_K)
+        course = leg.course(self.precision, self.replicas, self.ladder_K)
+        return course if self.grid is None else self.grid.everywhere(course)
 
     def program(self, leg: Leg) -> Program:
         stage = leg.stage
@@ -330,7 +331,7 @@ class Assembly:
             listed = carry.neighbours
             spread = sharding.of_state(state), sharding.of_list(listed)
             look = self.grid.sharded(look, (sharding.ON_ALL, *spread), sharding.of_frame())
-        frame = jax.device_get(jax.jit(look)(parameters, state, listed))
+        frame = Grid.fetched(jax.jit(look)(parameters, state, listed))
         return [
             self.atoms_from(jax.tree.map(lambda x, at=at: x[at], frame), leg, replica)
             for replica, at in enumerate(self.of_replicas())

@@ -17,10 +17,12 @@ from md.alarms import Closest
 from md.assembly import Assembly, steps_done
 from md.chunk import run_chunk
 from md.domains import restart
+from md.domains.grid import Grid
 from md.ensembles import Course
 from md.faults import GROWABLE, Fault
 from md.interruption import Interruption
 from md.output import LAST_GOOD, Output
+from md.processes import Team
 from md.program import Carry, Report
 from md.progress import ProgressMeter
 from md.schedule import Plan, Schedule
@@ -76,9 +78,11 @@ class Driver:
         growths, warned, doubted, written = 0, False, False, True
         saved = -np.inf  # a first checkpoint as soon as there is something to go on from
         total, atoms = run.legs[-1].last, len(run.templates[0])
+        team = Team.of_all()
+        shown = progress and team.leads
         with (
             Interruption(self.walltime_s) as interruption,
-            ProgressMeter(total, max(steps_done(carry), 0), atoms, progress, run.replicas) as meter,
+            ProgressMeter(total, max(steps_done(carry), 0), atoms, shown, run.replicas) as meter,
         ):
             try:
                 for number, leg in enumerate(run.legs):
@@ -102,15 +106,20 @@ class Driver:
                         warned = warned or self.warn_if_too_close(done.report.closest)
                         doubted = doubted or self.warn_if_uncertain(passed)
                         step = steps_done(carry)
+                        late = time.monotonic() - saved > self.checkpoint_seconds
+                        interruption.look()
+                        interruption.stopping, late = team.any_of(interruption.stopping, late)
                         meter.update(step, leg.time_fs(step), files.last_line())
-                        if time.monotonic() - saved > self.checkpoint_seconds:
+                        if late:
                             self.save(files, carry, entered)
                             saved = time.monotonic()
-                        interruption.look()
-            finally:
-                # also when something fails: what is done is kept, if its output is
-                if written and entered is not None and steps_done(carry) >= 0:
+            except BaseException as error:
+                # what is done is kept, if its output is; of several processes, only if all are here
+                together = team.number == 1 or isinstance(error, SimulationError)
+                if written and together:
                     self.save(files, carry, entered)
+                raise
+            self.save(files, carry, entered)
         if interruption.signal is not None:
             files.close()
             signal.raise_signal(interruption.signal)
@@ -148,7 +157,7 @@ class Driver:
 
     def write(self, leg: Leg, plan: Plan, report: Report, files: Output) -> None:
         """Append a chunk's lines and frames."""
-        samples, frames, watched = jax.device_get((report.samples, report.frames, report.watched))
+        samples, frames, watched = Grid.fetched((report.samples, report.frames, report.watched))
         for replica, at in enumerate(self.assembly.of_replicas()):
             lines = [
                 observables.log_line(
@@ -192,7 +201,10 @@ class Driver:
         """Whether the spread of a committee has ended the run."""
         return uncertainty.stopped(self.assembly.uncertainty, carry.watch) is not None
 
-    def save(self, files: Output, carry: Carry, entered: int) -> None:
+    def save(self, files: Output, carry: Carry, entered: int | None) -> None:
+        """Write a checkpoint, if there is something to go on from."""
+        if entered is None or steps_done(carry) < 0:
+            return
         about = {"settings": self.assembly.settings(), "stage": entered}
         if self.assembly.grid is not None:
             carry, about["domains"] = restart.packed(carry)

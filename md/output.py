@@ -70,6 +70,7 @@ class Output:
         uncertain: whether there may be frames that are uncertain.
         replicas: how many; None for a run of one system, without sub-folders.
         restart: whether to go on with what the folder holds.
+        writes: if false, the folder is only read: another process writes to it.
 
     Attributes:
         folder: the folder, or None.
@@ -88,11 +89,13 @@ class Output:
         uncertain: bool = False,
         replicas: int | None = None,
         restart: bool = False,
+        writes: bool = True,
     ) -> None:
         self.folder = None if folder is None else Path(folder)
         self.columns = tuple(columns)
         self._settings = trajectory
         self._flags = uncertain
+        self._writes = writes
         self._lines: list[list[Line]] = [[] for _ in range(replicas or 1)]
         self._frames: list[list[Atoms]] = [[] for _ in range(replicas or 1)]
         self._uncertain: list[list[Atoms]] = [[] for _ in range(replicas or 1)]
@@ -108,13 +111,15 @@ class Output:
         if restart:
             self.facts()  # refuses a folder without a checkpoint
             return
+        if not writes:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         _set_aside(self.folder)
         self._open([None] * len(self._folders))
 
     def path(self, name: str, replica: int | None = None) -> Path | None:
         """Path of a file, in the folder or in that of a replica; None without a folder."""
-        if self.folder is None:
+        if self.folder is None or not self._writes:
             return None
         return (self.folder if replica is None else self._folders[replica]) / name
 
@@ -127,6 +132,8 @@ class Output:
                 whatever the settings.
         """
         self._lines[replica].extend(lines)
+        if not self._writes:
+            return
         if self.folder is not None:
             files = self._opened[replica]
             self._submit(lambda: files.write(lines, frames))
@@ -149,7 +156,7 @@ class Output:
             tree: arrays, random keys and neighbour lists, fetched from the device at once.
             facts: what else to keep (JSON).
         """
-        if self.folder is None:
+        if self.folder is None or not self._writes:
             return
         path, snapshot = self.folder / CHECKPOINT, checkpoint.snapshot(tree)
         files = self._opened
@@ -187,7 +194,8 @@ class Output:
                 f"{len(self._folders)}: restart with as many"
             )
         tree = checkpoint.load(self.folder / CHECKPOINT, template, species, resizable)
-        self._open(about["marks"])
+        if self._writes:
+            self._open(about["marks"])
         for replica, folder in enumerate(self._folders):
             self._lines[replica] = list(read_log(folder / LOG, self.columns))
         return tree

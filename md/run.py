@@ -27,6 +27,7 @@ from md.neighbours import NeighbourList
 from md.observable import Observable, check_names
 from md.observables import log_columns
 from md.output import FIGURE, FINAL, Output
+from md.processes import Team
 from md.program import Carry, System
 from md.schedule import Schedule
 from md.species import species_indices
@@ -212,6 +213,7 @@ def simulate(
         uncertain=room > 0,
         replicas=replicas,
         restart=restart,
+        writes=Team.of_all().leads,
     )
     if minimise and not restart:
         held = course[0].partition.group < 0
@@ -256,7 +258,9 @@ def simulate(
         )
         driver = Driver(assembly, schedule, float(checkpoint_seconds), walltime_s)
         carry, growths = driver.drive(files, restart, progress)
-        return _finish(assembly, files, carry, growths)
+        finished = _finish(assembly, files, carry, growths)
+    Team.of_all().wait()  # whoever reads the files finds them complete
+    return finished
 
 
 def _finish(assembly: Assembly, files: Output, carry: Carry, growths: int) -> Simulation:

@@ -23,7 +23,6 @@ from allegro_jax.settings import ConfigError
 from allegro_jax.train.checkpoint import Checkpoints
 from allegro_jax.train.config import TrainingConfig
 from allegro_jax.train.preparation import Preparation, prepare
-from allegro_jax.train.processes import Team
 from allegro_jax.train.progress import (
     Progress,
     append_metrics,
@@ -33,6 +32,7 @@ from allegro_jax.train.results import finish
 from allegro_jax.train.tensorboard import Board
 from allegro_jax.train.trainer import Run, Trainer
 from md.interruption import Interruption
+from md.processes import Team
 
 # Keys that may differ between a run and its continuation.
 FREE_KEYS = frozenset(

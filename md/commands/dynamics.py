@@ -7,7 +7,15 @@ from typing import Any
 
 from md import names
 from md.commands.inputs import Loader, add_inputs, load_potential, read_structure
-from md.commands.options import add_dtype, duration, grid, number_or_ramp, numbers
+from md.commands.options import (
+    add_dtype,
+    add_processes,
+    duration,
+    grid,
+    number_or_ramp,
+    numbers,
+    together,
+)
 
 # options that are words of md.simulate or md.Stage under another name
 _WORDS = {
@@ -29,8 +37,9 @@ _UNCERTAINTY = {
     "uncertainty_every": "every",
     "uncertainty_action": "action",
 }
+_PROCESSES = ("distributed", "coordinator", "processes", "process")
 _OWN = ("command", "model", "structure", "potential", "no_collapse", "format", "species",
-        "run_file", "fix", "observe", "no_progress", *_UNCERTAINTY)  # fmt: skip
+        "run_file", "fix", "observe", "no_progress", *_UNCERTAINTY, *_PROCESSES)  # fmt: skip
 
 _UNCERTAIN = 3  # the exit code of a run that its uncertainty stopped
 
@@ -188,6 +197,7 @@ def add_command(commands: argparse._SubParsersAction, load: Loader) -> None:
         help="spread the atoms over a grid of domains, one on each device: how many along the "
         "cell's axes, or auto",
     )
+    add_processes(group)
     add("--block-size", type=int, metavar="N", help="atoms evaluated at once (default: by size)")
     add(
         "--deterministic",
@@ -204,7 +214,13 @@ def add_command(commands: argparse._SubParsersAction, load: Loader) -> None:
 
 
 def _md(options: argparse.Namespace, load: Loader) -> int:
+    with together(options):
+        return _simulated(options, load)
+
+
+def _simulated(options: argparse.Namespace, load: Loader) -> int:
     from md import run_file
+    from md.processes import Team
     from md.run import simulate
 
     words: dict[str, Any] = run_file.load(options.run_file) if options.run_file else {}
@@ -242,7 +258,8 @@ def _md(options: argparse.Namespace, load: Loader) -> int:
         words["uncertainty"] = _uncertainty(options, words.get("uncertainty"))
     words.setdefault("shortest_distances", loaded.shortest_distances)
     simulation = simulate(loaded.potential, read_structure(options), **words)
-    print(_summary(simulation, words["output"]))
+    if Team.of_all().leads:
+        print(_summary(simulation, words["output"]))
     return 0 if simulation.stopped is None else _UNCERTAIN
 
 

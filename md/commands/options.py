@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from typing import Any
 
 Value = float | tuple[Any, ...]
@@ -71,3 +72,28 @@ def add_dtype(parser: argparse._ActionsContainer, default: str | None = "float32
         default=default,
         help="precision of the arithmetic (default: float32)",
     )
+
+
+def add_processes(group: Any) -> None:
+    """Options by which the processes of one run find each other."""
+    group.add_argument(
+        "--distributed",
+        action="store_true",
+        help="run with the other processes that srun, mpirun or a TPU pod has started",
+    )
+    group.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="where process 0 listens, if the launcher does not tell; and where it tells nothing,",
+    )
+    group.add_argument("--processes", type=int, metavar="N", help="how many there are, and")
+    group.add_argument("--process", type=int, metavar="I", help="which this is, from 0")
+
+
+def together(options: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
+    """A context in which this process has joined those that the options name, if any."""
+    from md.processes import Launch, joined
+
+    launch = Launch(options.coordinator, options.processes, options.process)
+    several = options.distributed or launch != Launch()
+    return joined(launch) if several else contextlib.nullcontext()

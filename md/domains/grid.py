@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 
@@ -66,6 +67,19 @@ class Grid:
                 return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
             array = np.asarray(leaf)
             return jax.make_array_from_callback(array.shape, self.on_all, lambda part: array[part])
+
+        return jax.tree.map(whole, tree)
+
+    @staticmethod
+    def fetched(tree: Any) -> Any:
+        """Arrays of all devices on the host of every process: all must ask."""
+
+        def whole(leaf: Any) -> Any:
+            if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+                return jax.device_get(leaf)
+            if leaf.is_fully_replicated:
+                return np.asarray(leaf.addressable_data(0))
+            return multihost_utils.process_allgather(leaf, tiled=True)
 
         return jax.tree.map(whole, tree)
 

@@ -34,7 +34,8 @@ def packed(carry: Carry) -> tuple[dict[str, Any], dict[str, Any]]:
         "counts": list(listed.geometry.counts),
         "capacities": dataclasses.asdict(listed.capacities),
     }
-    return arrays, about
+    keys = jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, arrays)
+    return Grid.fetched(keys), about
 
 
 def unpacked(arrays: dict[str, Any], like: Carry, about: dict[str, Any], grid: Grid) -> Carry:
@@ -43,8 +44,10 @@ def unpacked(arrays: dict[str, Any], like: Carry, about: dict[str, Any], grid: G
     Args:
         like: a fresh carry on that grid.
     """
-    arrays = jax.tree.map(lambda x: x if _is_key(x) else np.asarray(x), arrays)
+    arrays = jax.tree.map(np.asarray, arrays)
     state: State = arrays["state"]
+    impl = jax.random.key_impl(like.state.key)
+    state = state.replace(key=jax.random.wrap_key_data(state.key, impl=impl))
     a, b, c = about["counts"]
     stored: Geometry = arrays["geometry"].replace(counts=(a, b, c))
     if grid.counts == stored.counts:

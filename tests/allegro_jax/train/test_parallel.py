@@ -21,7 +21,7 @@ from ase.io import write
 from allegro_jax import model_file
 from allegro_jax.settings import ConfigError
 from allegro_jax.train.parallel import choose_devices
-from allegro_jax.train.processes import HEARTBEAT_SECONDS, Launch, Team
+from md.processes import HEARTBEAT_SECONDS, Launch, Team
 from tests.allegro_jax.train.examples import SHORT, TINY, labelled
 
 PROGRAM = Path(__file__).with_name("parallel_run.py")

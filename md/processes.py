@@ -1,6 +1,7 @@
-"""Several processes that train one model: joining, agreeing, and leaving together.
+"""Several processes that make one run: joining, agreeing, and leaving together.
 
-Every process reads the data and takes every step; process 0, the leader, alone writes and speaks.
+Every process reads what is given and takes every step; process 0, the leader, alone writes and
+speaks.
 What a process finds by itself (that time is over, a signal) the others are told; all else follows
 from the same numbers on all of them.
 """
@@ -19,8 +20,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-
-from allegro_jax.settings import ConfigError
 
 # A process that has not been heard of for so long is dead, and the others end.
 HEARTBEAT_SECONDS = 60
@@ -59,22 +58,22 @@ class Launch:
         """With what ``mpirun`` and ``srun`` say of processes in their environment.
 
         Raises:
-            ConfigError: one of the two numbers is unknown, or they are impossible.
+            ValueError: one of the two numbers is unknown, or they are impossible.
         """
         if self.coordinator is None:
             if (self.processes, self.process) != (None, None):
-                raise ConfigError("--coordinator: needed with --processes and --process")
+                raise ValueError("--coordinator: needed with --processes and --process")
             return self
         if not self.coordinator.rpartition(":")[2].isdigit():
-            raise ConfigError(f"--coordinator: {self.coordinator!r} is not of the form host:port")
+            raise ValueError(f"--coordinator: {self.coordinator!r} is not of the form host:port")
         number, place = self.processes, self.process
         for names in LAUNCHERS:
             if number is None and place is None and all(name in environment for name in names):
                 number, place = (int(environment[name]) for name in names)
         if number is None or place is None:
-            raise ConfigError("--coordinator: give --processes and --process with it")
+            raise ValueError("--coordinator: give --processes and --process with it")
         if not 0 <= place < number:
-            raise ConfigError(f"--process: {place}, but {number} processes count from 0")
+            raise ValueError(f"--process: {place}, but {number} processes count from 0")
         return Launch(self.coordinator, number, place)
 
 
@@ -87,7 +86,7 @@ def joined(launch: Launch) -> Generator[None, None, None]:
     the connection closed, or miss its heartbeats, and end as well.
 
     Raises:
-        ConfigError: the launcher says too little, or the others were not found.
+        ValueError: the launcher says too little, or the others were not found.
     """
     launch = launch.completed(os.environ)
     try:
@@ -100,7 +99,7 @@ def joined(launch: Launch) -> Generator[None, None, None]:
             shutdown_timeout_seconds=FINISH_SECONDS,
         )
     except (ValueError, RuntimeError) as error:
-        raise ConfigError(
+        raise ValueError(
             f"the other processes were not found: {_one_line(error)}; give --coordinator "
             "host:port, --processes and --process"
         ) from None
@@ -173,7 +172,7 @@ class Team:
             things: JSON data by name; the same names everywhere.
 
         Raises:
-            ConfigError: (everywhere) some process has others.
+            ValueError: (everywhere) some process has others.
         """
         if self.number == 1:
             return
@@ -187,7 +186,7 @@ class Team:
         for process, row in enumerate(different):
             for name, differs in zip(things, row, strict=True):
                 if differs:
-                    raise ConfigError(
+                    raise ValueError(
                         f"process {process} differs from process 0 in {name}: all must be given "
                         "the same configuration, data and output folder"
                     )
