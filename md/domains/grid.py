@@ -100,7 +100,7 @@ def make_grid(
     """A grid of domains for a box.
 
     Args:
-        counts: domains along each axis; None chooses what has the least surface on all devices.
+        counts: domains along each axis; None chooses what has the least halo on all devices.
         heights: Å, of the box between opposite faces (of what the atoms fill, along directions
             that do not repeat).
         pbc: directions that repeat.
@@ -113,7 +113,7 @@ def make_grid(
     devices = list(jax.devices() if devices is None else devices)
     largest = tuple(max(1, int(height / reach)) for height in heights)
     if counts is None:
-        chosen = _least_surface(len(devices), heights, largest)
+        chosen = _least_halo(len(devices), heights, largest, reach)
     else:
         a, b, c = (int(n) for n in counts)
         chosen = (a, b, c)
@@ -135,7 +135,9 @@ def make_grid(
     return Grid(mesh)
 
 
-def _least_surface(devices: int, heights: Float[np.ndarray, " 3"], largest: Counts) -> Counts:
+def _least_halo(
+    devices: int, heights: Float[np.ndarray, " 3"], largest: Counts, reach: float
+) -> Counts:
     """The grid with the least halo of those with the most domains."""
     usable = [
         counts
@@ -144,10 +146,8 @@ def _least_surface(devices: int, heights: Float[np.ndarray, " 3"], largest: Coun
     ]
 
     def halo(counts: Counts) -> float:
-        a, b, c = (height / n for height, n in zip(heights, counts, strict=True))
-        # along an axis without a second domain nothing is sent
-        faces = (b * c, a * c, a * b)
-        return float(sum(face for face, n in zip(faces, counts, strict=True) if n > 1))
+        sides = heights / counts
+        return float(np.prod(sides + 2 * reach) - np.prod(sides))
 
     return min(usable, key=lambda counts: (-prod(counts), halo(counts)))
 

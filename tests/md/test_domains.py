@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from md.domains.grid import _least_surface, make_grid
+from md.domains.grid import _least_halo, make_grid
 
 HERE = Path(__file__).parent / "domains"
 
@@ -71,9 +71,9 @@ PERIODIC = (True, True, True)
         ((4.0, 4.0, 4.0), (1, 1, 1)),
     ],
 )
-def test_the_chosen_grid_has_little_surface(heights, expected):
+def test_the_chosen_grid_has_the_least_halo(heights, expected):
     largest = tuple(max(1, int(height / 5.5)) for height in heights)
-    found = _least_surface(8, np.asarray(heights), largest)
+    found = _least_halo(8, np.asarray(heights), largest, 5.5)
     assert sorted(found) == sorted(expected)
     assert all(n <= most for n, most in zip(found, largest, strict=True))
 
