@@ -164,7 +164,7 @@ class Assembly:
         cell = np.asarray(state.cell, float)
         geometry = placement.cut(positions, cell, state.pbc, self.grid.counts, self.precision)
         fullest = int(placement.populations(positions, cell, geometry).max())
-        rows = allocation.rows_for(fullest)
+        rows = allocation.rows_for(fullest, self.grid.domains)
         state = placement.placed(state, positions, self.grid, geometry, rows)
         listed = allocation.allocate(state, geometry, self.grid, reach)
         return Carry(state, listed, (), None)

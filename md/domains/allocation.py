@@ -25,9 +25,12 @@ from md.state import State
 _ATTEMPTS = 20
 
 
-def rows_for(atoms: int, slack: float = 1.15) -> int:
-    """Rows of a domain that should hold so many atoms."""
-    return round_up(ceil(atoms * slack) + 2, 8)
+def rows_for(atoms: int, domains: int) -> int:
+    """Rows of each domain: for the fullest now, and for what its number may fluctuate by.
+
+    A single domain always holds all atoms.
+    """
+    return round_up(atoms if domains == 1 else ceil(atoms + 4 * np.sqrt(atoms) + 2), 8)
 
 
 def allocate(

@@ -62,7 +62,9 @@ def unpacked(arrays: dict[str, Any], like: Carry, about: dict[str, Any], grid: G
     geometry = placement.cut(positions, cell, state.pbc, grid.counts, like.state.positions.dtype)
     fullest = int(placement.populations(positions, cell, geometry).max())
     state = state.replace(positions=positions.astype(like.state.positions.dtype))
-    placed = placement.placed(state, positions, grid, geometry, allocation.rows_for(fullest))
+    placed = placement.placed(
+        state, positions, grid, geometry, allocation.rows_for(fullest, grid.domains)
+    )
     listed = allocation.allocate(placed, geometry, grid, like.neighbours.reach)
     return like._replace(state=placed, neighbours=listed)
 

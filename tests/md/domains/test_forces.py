@@ -77,7 +77,7 @@ def on_domains(potential, state, atoms, counts, skin=SKIN):
     grid = placement.grid_for(atoms, counts, reach.range)
     place = atoms.positions, atoms.cell.array
     geometry = placement.cut(*place, state.pbc, grid.counts, state.positions.dtype)
-    rows = allocation.rows_for(int(placement.populations(*place, geometry).max()))
+    rows = allocation.rows_for(int(placement.populations(*place, geometry).max()), grid.domains)
     spread = placement.placed(state, atoms.positions, grid, geometry, rows)
     listed = allocation.allocate(spread, geometry, grid, reach)
 
