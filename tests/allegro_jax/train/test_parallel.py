@@ -198,7 +198,7 @@ def test_what_launchers_say():
         (Launch("host:1", 2, 2), "2, but 2 processes count from 0"),
         (Launch(None, 2, 1), "--coordinator: needed with --processes"),
     ):
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(ValueError, match=message):
             launch.completed({})
 
 
