@@ -96,8 +96,9 @@ def test_when_one_is_killed_the_others_end_and_any_number_goes_on(alone, tmp_pat
     started[1].send_signal(signal.SIGKILL)
     since = time.monotonic()
     output, _ = started[0].communicate(timeout=120)
-    assert started[0].returncode == 2, output
-    assert "another process has ended" in output
+    # told by a connection that closed or, while it waits for a new one, by missing heartbeats
+    told = {2: "another process has ended", -signal.SIGABRT: "another task died"}
+    assert told[started[0].returncode] in output
     assert time.monotonic() - since < 100
     log = np.genfromtxt(tmp_path / LOG, delimiter=",", names=True)
     steps = 20 * (int(np.atleast_1d(log["step"])[-1]) // 20 + 2)
