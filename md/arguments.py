@@ -125,6 +125,12 @@ def check_domains(
             raise ValueError(f"domains do not go with {what}: leave out one of the two")
 
 
+def check_balance(balance: int, grid: Any) -> None:
+    """Faces can only shift where there are some."""
+    if balance and grid is None:
+        raise ValueError("balance shifts the faces of domains: give domains too, or leave it out")
+
+
 def too_hot(
     course: Sequence[Leg], templates: Sequence[Atoms], ladder_K: np.ndarray | None
 ) -> float:

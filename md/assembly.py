@@ -13,7 +13,7 @@ from ase import Atoms
 
 from md import neighbours, observables, pair_search, replicas, structures, summation, uncertainty
 from md.bias import Bias
-from md.domains import allocation, placement, sharding
+from md.domains import allocation, balance, placement, sharding
 from md.domains.grid import Grid
 from md.ensembles import Course
 from md.faults import Fault
@@ -289,6 +289,12 @@ class Assembly:
         )
         built = allocation.built_at_reference(state, grown, self.grid)
         return before._replace(state=state, neighbours=built)
+
+    def balanced(self, carry: Carry) -> Carry:
+        """The same state in domains whose loads are more equal, where that can be had."""
+        assert self.grid is not None
+        state, listed = balance.balanced(carry.state, carry.neighbours, self.grid)
+        return carry._replace(state=state, neighbours=listed)
 
     # -- structures -------------------------------------------------------------------------------
 

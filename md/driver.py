@@ -97,6 +97,8 @@ class Driver:
                     while steps_done(carry) < leg.last and not (
                         interruption.stopping or self.stopped(carry)
                     ):
+                        if self.schedule.balances(steps_done(carry)):
+                            carry = run.balanced(carry)
                         done = self.advance(leg, course, carry, files)
                         written = False
                         self.write(leg, done.plan, done.report, files)

@@ -18,7 +18,9 @@ from md import replicas as replicas_of
 from md import uncertainty as uncertainties
 from md.alarms import Limits
 from md.assembly import Assembly, steps_done
+from md.domains import loads as domain_loads
 from md.domains.lists import DomainList
+from md.domains.loads import Loads
 from md.domains.placement import grid_for
 from md.driver import Driver, SimulationError
 from md.groups import Group
@@ -64,6 +66,7 @@ class Simulation:
         uncertain: the frames at which a committee was uncertain, where the run had no output
             folder; otherwise they are in the folder.
         flagged: how many of those there are, since the run began.
+        loads: how many atoms and ghosts each domain has at the end; None without domains.
         acceptance: [R − 1] share of exchanges between neighbouring temperatures that took place;
             None without exchange.
     """
@@ -81,6 +84,12 @@ class Simulation:
     stopped: Passed | None = None
     uncertain: list[Atoms] = dataclasses.field(default_factory=list)
     flagged: int = 0
+    loads: Loads | None = None
+
+    @property
+    def imbalance(self) -> float | None:
+        """Atoms of the fullest domain, over the mean of all; None without domains."""
+        return None if self.loads is None else self.loads.imbalance
 
 
 def simulate(
@@ -110,6 +119,7 @@ def simulate(
     block_size: int | None = None,
     deterministic: bool = False,
     domains: Sequence[int] | str | None = None,
+    balance: int = 0,
     maximum_temperature_K: Number | None = None,
     shortest_distances: Any = None,
     progress: bool = True,
@@ -159,6 +169,8 @@ def simulate(
         domains: spread the atoms over a grid of domains (:mod:`md.domains`), one on each device:
             three numbers, along the cell's axes, or ``"auto"`` for all devices. None: one device,
             without domains.
+        balance: steps between looks at how equal the loads of domains are; where they are not,
+            faces between domains shift along each axis. 0: faces stay.
         maximum_temperature_K: hotter than this counts as exploded; ten times the largest of all
             temperatures and 1000 K unless given.
         shortest_distances: [T, T] Å; warns once when a pair comes closer than this (looked at
@@ -179,9 +191,8 @@ def simulate(
     course = legs(arguments.stages_of(stages, stage, groups), templates[0], biased=bias is not None)
     ladder_K = arguments.ladder_of(replicas, replica_temperatures_K, exchange_every, course)
     arguments.check_velocities(course, ladder_K)
-    schedule = Schedule(
-        log_every, trajectory_every, chunk_steps or arguments.default_chunk(potential, templates[0])
-    )
+    chunk_steps = chunk_steps or arguments.default_chunk(potential, templates[0])
+    schedule = Schedule(log_every, trajectory_every, chunk_steps, balance)
     if walltime_s is not None and not walltime_s > 0:
         raise ValueError(f"walltime_s must be positive, not {walltime_s}")
     if uncertainty is not None:
@@ -193,6 +204,7 @@ def simulate(
         arguments.check_domains(course, replicas, bias, observables, uncertainty)
         reach = float(potential.cutoff) + float(skin)
         grid = grid_for(templates[0], None if domains == "auto" else domains, reach)
+    arguments.check_balance(balance, grid)
     check_names(observables)
     arguments.check_lags(observables, course)
     settings = trajectory
@@ -271,6 +283,9 @@ def _finish(assembly: Assembly, files: Output, carry: Carry, growths: int) -> Si
     complete = steps_done(carry) >= assembly.legs[-1].last
     several = assembly.replicas is not None
     stopped = uncertainties.stopped(assembly.uncertainty, carry.watch)
+    loads = None
+    if assembly.grid is not None:
+        loads = domain_loads.measured(carry.state, carry.neighbours, assembly.grid)
     simulations = []
     for number, final in enumerate(assembly.final_atoms(leg, carry)):
         place = number if several else None
@@ -300,6 +315,7 @@ def _finish(assembly: Assembly, files: Output, carry: Carry, growths: int) -> Si
                 stopped=stopped,
                 uncertain=files.uncertain(number),
                 flagged=0 if own.watch is None else int(own.watch.frames),
+                loads=loads,
             )
         )
     if not several:

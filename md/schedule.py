@@ -20,17 +20,20 @@ class Schedule:
         log_every: steps between lines of the log.
         trajectory_every: steps between frames; 0 for no trajectory.
         chunk: largest number of steps that the host leaves compiled code alone.
+        balance: steps between looks at the faces of domains, where a chunk ends too; 0 for none.
     """
 
     log_every: int
     trajectory_every: int
     chunk: int
+    balance: int = 0
 
     def __post_init__(self) -> None:
         for name, value, least in (
             ("log_every", self.log_every, 1),
             ("trajectory_every", self.trajectory_every, 0),
             ("chunk_steps", self.chunk, 1),
+            ("balance", self.balance, 0),
         ):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, not {value}")
@@ -44,11 +47,17 @@ class Schedule:
         steps = min(self.trajectory_every or self.chunk, self.chunk)
         return max(1, -(-steps // self.log_every))
 
+    def balances(self, step: int) -> bool:
+        """Whether the faces of domains are looked at: also before the first step of all, −1."""
+        return self.balance > 0 and (step < 0 or step % self.balance == 0)
+
     def plan(self, start: int, stop: int) -> Plan:
         """The chunk that leads from step ``start`` towards ``stop``."""
         counts = np.zeros((self.frames, self.segments), np.int32)
         logged, framed = [], []
         limit = min(start + self.chunk, stop)
+        if self.balance:
+            limit = min(limit, _next_multiple(start, self.balance))
         step = start
         for f in range(self.frames):
             for s in range(self.segments):

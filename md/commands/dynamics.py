@@ -197,6 +197,13 @@ def add_command(commands: argparse._SubParsersAction, load: Loader) -> None:
         help="spread the atoms over a grid of domains, one on each device: how many along the "
         "cell's axes, or auto",
     )
+    add(
+        "--balance",
+        type=int,
+        metavar="STEPS",
+        help="every so many steps, shift the faces of domains to where their loads are equal "
+        "(default: 0, never)",
+    )
     add_processes(group)
     add("--block-size", type=int, metavar="N", help="atoms evaluated at once (default: by size)")
     add(
@@ -305,6 +312,12 @@ def _summary(simulation: Any, output: Any) -> str:
     if simulation.acceptance is not None:
         rates = ", ".join(f"{rate:.0%}" for rate in simulation.acceptance)
         words += f"; exchanges accepted: {rates}"
+    loads = simulation.loads
+    if loads is not None and len(loads.atoms) > 1:
+        words += (
+            f"; {len(loads.atoms)} domains, imbalance {loads.imbalance:.2f}: at most "
+            f"{loads.atoms.max()} atoms and {loads.ghosts.max()} ghosts"
+        )
     flagged = sum(one.flagged for one in simulation.replicas or (simulation,))
     if flagged:
         words += f"; uncertain frames: {flagged}"

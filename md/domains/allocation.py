@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from md import cells
 from md.bins import Reach
-from md.domains import halo, lists, search, sharding
+from md.domains import halo, lists, loads, search, sharding
 from md.domains.geometry import Geometry
 from md.domains.grid import Counts, Grid
 from md.domains.lists import Capacities, DomainList, Required
@@ -43,7 +43,7 @@ def allocate(
         slack: capacities are this factor above what the state needs.
     """
     rows = state.species.shape[0] // grid.domains
-    sizes = _planned(state, geometry, reach, rows)
+    sizes = _planned(state, geometry, grid, reach, rows)
     for _ in range(_ATTEMPTS):
         found = _measured(state, empty(state, geometry, grid, reach, sizes), grid)
         faults = Fault(int(found.faults)) & ~Fault.NEIGHBOUR_CAPACITY
@@ -51,6 +51,30 @@ def allocate(
             return empty(state, geometry, grid, reach, _fitted(sizes, found.required, slack))
         sizes = enlarged(sizes, faults, found.required)
     raise ValueError(f"the buffers of domains are still too small after {_ATTEMPTS} growths")
+
+
+def reallocate(state: State, geometry: Geometry, grid: Grid, old: DomainList) -> DomainList:
+    """An empty list as :func:`allocate` makes it, of the sizes of an old one if these will do.
+
+    Compiled code depends on them. The old list must not be used any more.
+    """
+    sizes = old.capacities
+    release(old)
+    if sizes.atoms == state.species.shape[0] // grid.domains:
+        # without slots neighbours are only counted
+        counting = dataclasses.replace(sizes, neighbours=0)
+        found = _measured(state, empty(state, geometry, grid, old.reach, counting), grid)
+        faults = Fault(int(found.faults)) & ~Fault.NEIGHBOUR_CAPACITY
+        if not faults and int(found.required.neighbours) <= sizes.neighbours:
+            return empty(state, geometry, grid, old.reach, sizes)
+    return allocate(state, geometry, grid, old.reach)
+
+
+def release(listed: DomainList) -> None:
+    """Give back the memory of what is large in a list: there is no room for two."""
+    for array in (listed.indices, *listed.sends, listed.ghost_species):
+        if not array.is_deleted():
+            array.delete()
 
 
 def _fitted(sizes: Capacities, required: Required, slack: float) -> Capacities:
@@ -68,32 +92,36 @@ def _fitted(sizes: Capacities, required: Required, slack: float) -> Capacities:
     )
 
 
-def _planned(state: State, geometry: Geometry, reach: Reach, rows: int) -> Capacities:
-    """Generous guesses, from the widths of the domains and the mean number of atoms in one.
+def _planned(state: State, geometry: Geometry, grid: Grid, reach: Reach, rows: int) -> Capacities:
+    """Generous guesses, from the widths of the densest domain and the number of atoms in one.
 
     Without slots for neighbours: these are to be counted.
     """
     heights = np.asarray(cells.heights(cells.frame(jnp.asarray(_host(state.cell)), geometry.pbc)))
     narrow = [float(np.min(w) * h) for w, h in zip(geometry.widths, heights, strict=True)]
-    wide = [float(np.max(w) * h) for w, h in zip(geometry.widths, heights, strict=True)]
+    atoms = Grid.fetched(loads.populations(state, grid)).reshape(geometry.counts)
+    x, y, z = geometry.widths
+    densest = np.argmax(atoms / (x[:, None, None] * y[:, None] * z))
+    place = np.unravel_index(densest, geometry.counts)
+    sides = [float(geometry.widths[d][i] * heights[d]) for d, i in enumerate(place)]
     turns = halo.turns_of((narrow[0], narrow[1], narrow[2]), reach.range)
     layers = [
         geometry.pbc[d] or geometry.counts[d] > 1 for d in range(3)
     ]  # along the others there are no ghosts
     turns = tuple(t if layer else 1 for t, layer in zip(turns, layers, strict=True))
-    density = rows / np.prod(wide)
-    ghosts, migrants, spanned = [], [], list(wide)
+    density = rows / np.prod(sides)
+    ghosts, migrants, spanned = [], [], list(sides)
     for d in range(3):
         face = np.prod([spanned[e] for e in range(3) if e != d])
-        depth = min(reach.range, wide[d])
+        depth = min(reach.range, sides[d])
         ghosts.append(round_up(_likely(density * face * depth), 8) if layers[d] else 0)
-        own_face = np.prod([wide[e] for e in range(3) if e != d])
+        own_face = np.prod([sides[e] for e in range(3) if e != d])
         leaving = density * own_face * max(reach.skin, 0.1) / 4
         migrants.append(round_up(_likely(leaving), 8))
         if layers[d]:
             spanned[d] += 2 * turns[d] * depth
     everyone = density * np.prod(spanned)
-    bins = search.plan((wide[0], wide[1], wide[2]), reach.range, everyone)
+    bins = search.plan((sides[0], sides[1], sides[2]), reach.range, everyone)
     mean = everyone / bins.number * (2 * bins.stencil[2] + 1)
     bins = dataclasses.replace(bins, occupancy=_likely(mean))
     return Capacities(
@@ -208,7 +236,7 @@ def enlarged(
 
 
 def with_rows(state: State, grid: Grid, rows: int) -> State:
-    """The same state with more rows for the atoms of each domain."""
+    """The same state with other rows for the atoms of each domain; those left out hold none."""
     blanks = FIELDS | {"site_energies": 0}
     return state.replace(
         **{
@@ -219,15 +247,15 @@ def with_rows(state: State, grid: Grid, rows: int) -> State:
 
 
 def with_rows_of(values: Array, grid: Grid, rows: int, blank: float | int = 0) -> Array:
-    """What belongs to the atoms of domains that have more rows now."""
+    """What belongs to the atoms of domains that have more rows now, or fewer."""
     extra = rows - values.shape[0] // grid.domains
     if not extra:
         return values
-    widths = ((0, extra), *((0, 0) for _ in values.shape[1:]))
+    widths = ((0, max(extra, 0)), *((0, 0) for _ in values.shape[1:]))
     rows_of = sharding.ROWS
 
     def widen(values: Array) -> Array:
-        return jnp.pad(values, widths, constant_values=blank)
+        return jnp.pad(values[:rows], widths, constant_values=blank)
 
     return jax.jit(grid.sharded(widen, (rows_of,), rows_of))(values)
 

@@ -21,7 +21,8 @@ from md.cells import Periodicity
 from md.domains.geometry import Geometry, coordinate
 from md.domains.grid import AXES, Counts
 
-_MARGIN = 1 + 1e-5  # of the range, for rounding
+MARGIN = 1 + 1e-5
+"""Of the range, for rounding."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +81,7 @@ def layout(own: int, counts: Counts, pbc: Periodicity, turns: Counts, sizes: Cou
 
 def turns_of(widths_A: tuple[float, float, float], reach: float) -> Counts:
     """How many domains the range spans along each axis, from their widths in Å."""
-    a, b, c = (max(1, ceil(reach * _MARGIN / width)) for width in widths_A)
+    a, b, c = (max(1, ceil(reach * MARGIN / width)) for width in widths_A)
     return a, b, c
 
 
@@ -93,7 +94,7 @@ def too_thin(
     for d in range(3):
         if geometry.counts[d] > 1 or geometry.pbc[d]:
             narrowest = jnp.min(geometry.widths[d]) * heights[d]
-            thin |= turns[d] * narrowest < reach * _MARGIN
+            thin |= turns[d] * narrowest < reach * MARGIN
     return thin
 
 
@@ -120,7 +121,7 @@ def choose(
     for exchange in layout.exchanges:
         d, (start, stop) = exchange.axis, exchange.source
         u = coordinate(positions[start:stop], cell, geometry.pbc, d)
-        near = reach * _MARGIN / heights[d]
+        near = reach * MARGIN / heights[d]
         close = u < near if exchange.side < 0 else u > geometry.width(d) - near
         close &= (species[start:stop] >= 0) & ~jnp.asarray(geometry.ends(d, exchange.side))
         (found,) = jnp.nonzero(close, size=exchange.size, fill_value=layout.rows - start)

@@ -119,7 +119,7 @@ def _frame(cell: np.ndarray, pbc: Periodicity) -> np.ndarray:
         return np.asarray(cells.frame(jnp.asarray(cell, jnp.float64), pbc))
 
 
-def _edges(geometry: Geometry) -> list[np.ndarray]:
+def lower_faces(geometry: Geometry) -> list[np.ndarray]:
     """Lower faces of the domains along each axis, in float64 sums of their widths."""
     return [
         np.concatenate([[0.0], np.cumsum(np.asarray(widths, float))[:-1]]) + float(corner)
@@ -129,7 +129,7 @@ def _edges(geometry: Geometry) -> list[np.ndarray]:
 
 def _corners(geometry: Geometry) -> np.ndarray:
     """Coordinates of the corners of all domains: [domains, 3]."""
-    return np.stack(np.meshgrid(*_edges(geometry), indexing="ij"), axis=-1).reshape(-1, 3)
+    return np.stack(np.meshgrid(*lower_faces(geometry), indexing="ij"), axis=-1).reshape(-1, 3)
 
 
 def _located(
@@ -141,8 +141,8 @@ def _located(
     images = np.where(geometry.pbc, np.floor(along), 0)
     along -= images
     index = [
-        np.clip(np.searchsorted(edges, along[:, d], side="right") - 1, 0, len(edges) - 1)
-        for d, edges in enumerate(_edges(geometry))
+        np.clip(np.searchsorted(faces, along[:, d], side="right") - 1, 0, len(faces) - 1)
+        for d, faces in enumerate(lower_faces(geometry))
     ]
     domain = np.ravel_multi_index(index, geometry.counts)
     return domain, (along - _corners(geometry)[domain]) @ basis, images.astype(int)
