@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from md import cells, totals
 from md.domains import allocation, halo, loads, migration, sharding
 from md.domains.geometry import Geometry
-from md.domains.grid import Grid
+from md.domains.grid import Counts, Grid
 from md.domains.lists import DomainList
 from md.domains.loads import ByAxis
 from md.domains.migration import Migrated
@@ -43,8 +43,30 @@ def balanced(state: State, listed: DomainList, grid: Grid) -> tuple[State, Domai
         and as many rows as that takes; and a list that is still to be built. The list that was
         given must not be used any more then.
     """
-    geometry, moved = Grid.fetched(listed.geometry), False
-    reach, turns = listed.reach.range, listed.capacities.turns
+    geometry = Grid.fetched(listed.geometry)
+    how = grid, listed.reach.range, listed.capacities.turns
+    if _target(state, geometry, *how) is None:
+        return state, listed
+    allocation.release(listed)
+    state, geometry = shifted(state, geometry, *how)
+    fullest = int(Grid.fetched(loads.populations(state, grid)).max())
+    rows, wanted = listed.capacities.atoms, allocation.rows_for(fullest, grid.domains)
+    if not fullest <= rows <= 1.3 * wanted:  # else compiled code can stay what it is
+        rows = wanted
+    state = allocation.with_rows(state, grid, rows)
+    return state, allocation.reallocate(state, geometry, grid, listed)
+
+
+def shifted(
+    state: State, geometry: Geometry, grid: Grid, reach: float, turns: Counts
+) -> tuple[State, Geometry]:
+    """Faces where loads are more equal, and atoms in the domains that they are in then.
+
+    Args:
+        geometry: the domains as they are; numpy.
+        reach: Å, range of the lists.
+        turns: how many domains it may span along each axis.
+    """
     for _ in range(_STRIDES):
         target = _target(state, geometry, grid, reach, turns)
         if target is None:
@@ -54,27 +76,18 @@ def balanced(state: State, listed: DomainList, grid: Grid) -> tuple[State, Domai
         spans = [np.mean(widths) for widths in geometry.widths]
         if max(np.abs(m).max() / s for m, s in zip(moves, spans, strict=True)) < 1e-3:
             break
-        allocation.release(listed)
-        moved = True
-        shifted = _migrated(state, new, (moves[0], moves[1], moves[2]), grid)
-        if shifted is None:
+        migrated = _migrated(state, new, (moves[0], moves[1], moves[2]), grid)
+        if migrated is None:
             break
-        state, geometry = shifted, new
-    if not moved:
-        return state, listed
-    fullest = int(Grid.fetched(loads.populations(state, grid)).max())
-    rows, wanted = listed.capacities.atoms, allocation.rows_for(fullest, grid.domains)
-    if not fullest <= rows <= 1.3 * wanted:  # else compiled code can stay what it is
-        rows = wanted
-    state = allocation.with_rows(state, grid, rows)
-    return state, allocation.reallocate(state, geometry, grid, listed)
+        state, geometry = migrated, new
+    return state, geometry
 
 
 # -- where faces should be ------------------------------------------------------------------------
 
 
 def _target(
-    state: State, geometry: Geometry, grid: Grid, reach: float, turns: tuple[int, int, int]
+    state: State, geometry: Geometry, grid: Grid, reach: float, turns: Counts
 ) -> ByAxis | None:
     """The best faces along each axis, [domains along it + 1]; None if those there are will do."""
     present = loads.imbalance(Grid.fetched(loads.populations(state, grid)))
@@ -161,7 +174,7 @@ def _towards(
     target: ByAxis,
     cell: np.ndarray,
     reach: float,
-    turns: tuple[int, int, int],
+    turns: Counts,
 ) -> Geometry:
     """Domains whose faces are nearer to a target.
 
@@ -198,7 +211,8 @@ def _migrated(state: State, geometry: Geometry, moves: ByAxis, grid: Grid) -> St
         None if an atom is beyond the domain beside its own.
     """
     rows = state.species.shape[0] // grid.domains
-    rooms = np.full(3, _power_of_two(rows // 4))
+    # where there is one domain, nobody leaves
+    rooms = np.where(np.asarray(geometry.counts) > 1, _power_of_two(rows // 4), 8)
     for _ in range(_ATTEMPTS):
         room = tuple(int(n) for n in rooms)
         wide = allocation.with_rows(state, grid, rows)
@@ -237,9 +251,7 @@ def _of_kind(state: State, arrays: list[np.ndarray] | ByAxis) -> ByAxis:
 
 
 @partial(jax.jit, static_argnames=("grid", "room"))
-def _settled(
-    state: State, geometry: Geometry, moves: ByAxis, grid: Grid, room: tuple[int, int, int]
-) -> Migrated:
+def _settled(state: State, geometry: Geometry, moves: ByAxis, grid: Grid, room: Counts) -> Migrated:
     """Atoms in the domains that they are in after faces have moved; padded rows come last."""
 
     def settle(state: State, geometry: Geometry, moves: ByAxis) -> Migrated:

@@ -15,6 +15,7 @@ def main(settings):
 
     potential = LennardJones.create(["Ar"], [[0.0104]], [[3.4]], 6.0)
     atoms = bulk("Ar", "fcc", 5.5, cubic=True) * (4, 4, 4)
+    atoms.cell[2, 2] *= settings.pop("stretch", 1)
     words = {
         "skin": 0.8,
         "ensemble": "langevin",

@@ -87,6 +87,19 @@ def test_processes_make_the_run_of_one(alone, tmp_path, processes):
     assert_same(tmp_path, alone)
 
 
+@pytest.mark.nightly
+def test_processes_shift_the_same_faces(tmp_path):
+    """A slab in the lower third: the upper one of two processes has hardly an atom at first."""
+    settings = {"stretch": 3, "steps": 60}
+    run(1, tmp_path / "one", **settings)
+    run(2, tmp_path / "two", domains=[1, 1, 4], balance=20, **settings)
+    assert_same(tmp_path / "two", tmp_path / "one")
+    with np.load(tmp_path / "two" / CHECKPOINT) as checkpoint:
+        (name,) = [key for key in checkpoint.files if key.endswith("widths[2]")]
+        widths = checkpoint[name]
+    assert widths[0] < 0.15 and widths[-1] > 0.5
+
+
 def test_when_one_is_killed_the_others_end_and_any_number_goes_on(alone, tmp_path):
     settings = {"output": str(tmp_path), "domains": "auto"}
     started = start(2, steps=10**6, checkpoint_seconds=0.1, chunk_steps=20, **settings)
