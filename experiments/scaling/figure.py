@@ -10,6 +10,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 
 # The paper's, on one A100: atoms, µs per atom and step
 PAPER = {
@@ -18,6 +19,7 @@ PAPER = {
 }
 NAMES = {"silver": "Ag", "li3po4": "Li₃PO₄"}
 COLOURS = {"silver": "C0", "li3po4": "C3"}
+BUDGET = 200  # bytes per atom that silver is to take at most
 MARKS = ("o", "s", "^", "D")  # of devices
 LINES = {"collapsed": "-", "network": "--"}
 
@@ -37,13 +39,20 @@ def draw(machines: Mapping[str, Mapping[str, Any]], path: Path) -> None:
                 time.plot(atoms, micros, markersize=4, label=label, **style)
                 planned = [row["bytes_of_program"] / row["atoms"] for row in rows]
                 memory.plot(atoms, planned, markersize=4, label=label, **style)
-    for system, points in PAPER.items():
+    for system, ((few, most), (many, least)) in PAPER.items():
+        # through both: so much per step, and so much per atom
+        overhead = (most - least) / (1 / few - 1 / many)
+        atoms = np.geomspace(few, 1e8, 200)
         label = f"{NAMES[system]}: paper, A100"
-        time.plot(*zip(*points, strict=True), "k*:", mfc=COLOURS[system], label=label)
+        curve = least + overhead * (1 / atoms - 1 / many)
+        time.plot(atoms, curve, ":", color=COLOURS[system], label=label)
+        time.plot((few, many), (most, least), "*", color=COLOURS[system])
+    memory.axhline(BUDGET, color="0.5", linewidth=1, label=f"{BUDGET} B")
     time.set(xscale="log", yscale="log", xlabel="atoms", ylabel="µs per atom and step")
     memory.set(xscale="log", yscale="log", xlabel="atoms", ylabel="bytes per atom, of the program")
     for axis in (time, memory):
         axis.grid(True, which="major", color="0.92")
     time.legend(frameon=False, fontsize="x-small")
+    memory.legend(frameon=False, fontsize="x-small", handles=memory.lines[-1:])
     figure.savefig(path, dpi=130)
     plt.close(figure)

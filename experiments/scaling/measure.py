@@ -43,13 +43,19 @@ def main() -> int:
                 print(json.dumps(found), flush=True)
                 if "skipped" not in found:
                     keep(found.pop("machine"), found)
+                    publish()
+    publish()
+    return 0
+
+
+def publish() -> None:
+    """Draw the figure and write the table of all that was ever measured."""
     machines = report.load().get(PART, {})
     if machines:
         import figure
 
         figure.draw(machines, report.HERE / "figure.png")
         report.put(PART, "\n\n".join(map(markdown, machines.values())))
-    return 0
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -62,7 +68,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--sizes", nargs="*", type=float, help="about so many atoms; by default, see SIZES")
     add("--seconds", type=float, default=10.0, help="of steps to time at most, for each size")
     add("--chunks", type=int, default=6, help="to time at least (default: 6)")
-    add("--chunk-steps", type=int, help="steps in a chunk; unless given 1 to 10, by the atoms")
+    add("--chunk-steps", type=int, help="steps in a chunk; unless given 1 to 4, by the atoms")
     add("--threads", type=int, default=1, help="of a CPU, for steps (default: 1)")
     add("--differences", action="store_true", help="also time by two runs of different length")
     add("--one", nargs=3, metavar=("SYSTEM", "FORM", "ATOMS"), help="one size, in this process")
@@ -157,7 +163,7 @@ def measured(system: str, form: str, atoms: int, options: argparse.Namespace) ->
         repeats = systems.copies(system, atoms)
     except systems.Absent as absent:
         return {"skipped": str(absent)}
-    chunk_steps = options.chunk_steps or max(1, min(20_000 // atoms, 10))
+    chunk_steps = options.chunk_steps or max(1, min(20_000 // atoms, 4))
     potential = systems.potential(system, form)
     bare = memory("VmRSS")
     structure = systems.structure(system, repeats)
@@ -195,13 +201,14 @@ def parted(timed: list[Timed]) -> dict[str, Any]:
     quiet = [one.seconds / one.steps for one in timed if not one.rebuilt]
     alone = median(quiet) if quiet else None
     more = [one.seconds - (alone or 0) * one.steps for one in timed if one.rebuilt]
-    rebuild = median(more) if quiet and more else None
+    rebuild = median(more) if quiet and more else 0
+    known = rebuild > 0  # and not lost in noise
     mean = sum(one.seconds for one in timed) / steps
     return {
         "steps": steps,
-        "seconds_per_step": alone + rebuild * rebuilds / steps if quiet and more else mean,
+        "seconds_per_step": alone + rebuild * rebuilds / steps if known else mean,
         "seconds_of_a_step": alone,
-        "seconds_of_a_rebuild": rebuild,
+        "seconds_of_a_rebuild": rebuild if known else None,
         "steps_between_rebuilds": steps / rebuilds if rebuilds else None,
         "processor_seconds_per_step": sum(one.processor for one in timed) / steps,
     }
@@ -268,7 +275,7 @@ def keep(machine: dict[str, Any], row: dict[str, Any]) -> None:
 def markdown(found: dict[str, Any]) -> str:
     titles = ("system", "form", "atoms", "µs per atom and step", "without rebuilds", "a rebuild")
     titles += ("steps between rebuilds", "processor", "B per atom: program", "process")
-    titles += ("compiling, s",)
+    titles += ("compiling, s", "load")
     lines = []
     for row in found["rows"]:
         atoms = row["atoms"]
@@ -291,6 +298,7 @@ def markdown(found: dict[str, Any]) -> str:
                 f"{row['bytes_of_program'] / atoms:,.0f}",
                 f"{held / atoms:,.0f}",
                 f"{row['seconds_to_compile']:.0f}",
+                f"{row['load']:.1f}",
             )
         )
     about = found["machine"]

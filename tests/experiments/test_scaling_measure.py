@@ -31,7 +31,7 @@ def test_smallest_size():
         text=True,
     )
     found = json.loads(done.stdout.splitlines()[-1])
-    assert (found["atoms"], found["chunk_steps"], found["steps"]) == (108, 10, 20)
+    assert (found["atoms"], found["chunk_steps"], found["steps"]) == (108, 4, 8)
     assert 0 < found["seconds_per_step"] < found["seconds_to_compile"]
     assert found["bytes_of_program"] > 108 * 4 * 12  # a list with its atoms at the least
 
