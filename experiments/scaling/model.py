@@ -156,12 +156,17 @@ def weak(runs: list[Run]) -> str:
         setting = compute, exchange_of(system), CLUSTERS[cluster]
         for gpus in GPUS:
             cells = (
-                f"{1e3 * step_time(gpus, gpus * share, *setting).total:.3g} "
+                f"{ms(step_time(gpus, gpus * share, *setting).total)} "
                 f"({weak_efficiency(gpus, share, *setting):.0%})"
                 for share in SHARES
             )
             rows.append((name, cluster, f"{gpus:,}", *cells))
     return report.table(("compute", "links", "GPUs", *(f"{n:,}" for n in SHARES)), rows)
+
+
+def ms(seconds: float) -> str:
+    """Three digits."""
+    return f"{1e3 * seconds:,.0f}" if seconds >= 0.1 else f"{1e3 * seconds:.3g}"
 
 
 def strong(runs: list[Run]) -> str:
@@ -180,8 +185,8 @@ def strong(runs: list[Run]) -> str:
                     cluster,
                     f"{gpus:,}",
                     f"{WHOLE / gpus:,.0f}",
-                    f"{1e3 * found.total:.3g}",
-                    *(f"{1e3 * part:.3g}" for part in found),
+                    ms(found.total),
+                    *map(ms, found),
                     f"{1e6 * found.total / WHOLE:.3g}",
                     f"{strong_efficiency(gpus, WHOLE, *setting):.0%}",
                 )
