@@ -127,14 +127,14 @@ def foreseen(state: State, geometry: Geometry, lower: ByAxis, inner: ByAxis, gri
     """How many atoms each domain would have with other faces between domains."""
 
     def count(state: State, geometry: Geometry, lower: ByAxis, inner: ByAxis) -> Array:
-        number = jnp.zeros_like(state.species)
+        number = jnp.zeros(state.species.shape, jnp.int32)
         for d, domains in enumerate(geometry.counts):
             if domains == 1:
                 continue
             u = coordinate(state.positions, state.cell, state.pbc, d)
             u = u + lower[d][geometry.index(d)]
             u = u - jnp.floor(u) if geometry.pbc[d] else u
-            place = jnp.searchsorted(inner[d], u, side="right").astype(number.dtype)
+            place = jnp.searchsorted(inner[d], u, side="right").astype(jnp.int32)
             number = number * domains + place
         atoms = jnp.zeros(grid.domains, jnp.int32).at[number].add(real_atoms(state.species))
         return totals.over_devices(atoms, state.axes)
