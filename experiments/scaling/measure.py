@@ -273,15 +273,16 @@ def keep(machine: dict[str, Any], row: dict[str, Any]) -> None:
 
 
 def markdown(found: dict[str, Any]) -> str:
-    titles = ("system", "form", "atoms", "µs per atom and step", "without rebuilds", "a rebuild")
-    titles += ("steps between rebuilds", "processor", "B per atom: program", "process")
-    titles += ("compiling, s", "load")
+    titles = ("system", "form", "atoms", "µs per atom and step", "by difference")
+    titles += ("without rebuilds", "a rebuild", "steps between rebuilds", "processor")
+    titles += ("B per atom: program", "process", "compiling, s", "load")
     lines = []
     for row in found["rows"]:
         atoms = row["atoms"]
 
         def per_atom(name: str, row: dict[str, Any] = row) -> str:
-            return "–" if row[name] is None else f"{1e6 * row[name] / row['atoms']:.3g}"
+            seconds = row.get(name)
+            return "–" if seconds is None else f"{1e6 * seconds / row['atoms']:.3g}"
 
         between = row["steps_between_rebuilds"]
         held = row.get("bytes_of_device", row["bytes_at_peak"] - row["bytes_before"])
@@ -291,6 +292,7 @@ def markdown(found: dict[str, Any]) -> str:
                 row["form"],
                 f"{atoms:,}",
                 per_atom("seconds_per_step"),
+                per_atom("seconds_by_difference"),
                 per_atom("seconds_of_a_step"),
                 per_atom("seconds_of_a_rebuild"),
                 "–" if between is None else f"{between:.0f}",
