@@ -23,8 +23,9 @@ def read(
     path: str | os.PathLike[str],
     format: str | None = None,
     species: Mapping[int, str] | None = None,
+    frame: int | None = None,
 ) -> Atoms:
-    """The structure in a file; of several, the last.
+    """The structure in a file; of several, the last, or the one that is asked for.
 
     Args:
         path: the file.
@@ -32,29 +33,37 @@ def read(
             (``"lammps-data"``) are recognised by their header, and taken to be in ``units metal``.
         species: elements of the types in a LAMMPS data file, ``{1: "Li", 2: "O"}``. Otherwise they
             follow from its type labels or its masses.
+        frame: which of several structures, counted from 0.
 
     Raises:
-        ValueError: if the file is absent, unreadable or empty, or leaves an element open; one line
-            that names the file and how to mend it.
+        ValueError: if the file or the frame is absent, unreadable or empty, or leaves an element
+            open; one line that names the file and how to mend it.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
+    if frame is not None and frame < 0:
+        raise ValueError(f"frames are counted from 0: {frame} is none of {path}")
     if format == _LAMMPS_DATA or (format is None and _is_lammps_data(path)):
+        if frame:
+            raise ValueError(f"{path}: a LAMMPS data file has no frame {frame}, it holds one")
         return _read_lammps_data(path, species)
     if species is not None:
         raise ValueError(
             f"{path} is not a LAMMPS data file, so its types cannot be given elements: leave out "
             "species, or say format='lammps-data'"
         )
-    return _read_by_ase(path, format)
+    return _read_by_ase(path, format, frame)
 
 
-def _read_by_ase(path: Path, format: str | None, **options: Any) -> Atoms:
+def _read_by_ase(path: Path, format: str | None, frame: int | None = None, **options: Any) -> Atoms:
     hint = "" if format is not None else "; if ASE knows its format, name it (--format or format=)"
     try:
-        atoms = ase.io.read(path, index=-1, format=format, **options)
+        index = -1 if frame is None else frame
+        atoms = ase.io.read(path, index=index, format=format, **options)
     except Exception as error:  # ASE's readers raise what they like
+        if frame is not None and isinstance(error, IndexError | StopIteration):
+            raise ValueError(f"{path} has no frame {frame} (counted from 0)") from error
         words = str(error) or type(error).__name__
         raise ValueError(f"{path} cannot be read by ASE ({words}){hint}") from error
     if not isinstance(atoms, Atoms) or len(atoms) == 0:

@@ -38,7 +38,7 @@ _UNCERTAINTY = {
     "uncertainty_action": "action",
 }
 _PROCESSES = ("distributed", "coordinator", "processes", "process")
-_OWN = ("command", "model", "structure", "potential", "no_collapse", "format", "species",
+_OWN = ("command", "model", "structure", "frame", "potential", "no_collapse", "format", "species",
         "run_file", "fix", "observe", "no_progress", *_UNCERTAINTY, *_PROCESSES)  # fmt: skip
 
 _UNCERTAIN = 3  # the exit code of a run that its uncertainty stopped

@@ -35,6 +35,12 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("structure", metavar="STRUCTURE", help="a structure that ASE reads")
     parser.add_argument(
+        "--frame",
+        type=int,
+        metavar="N",
+        help="of STRUCTURE, where it holds several, from 0 (default: the last)",
+    )
+    parser.add_argument(
         "--potential",
         metavar="MODULE:FUNCTION",
         help="a Python function that returns the potential, instead of MODEL",
@@ -77,7 +83,7 @@ def read_structure(options: argparse.Namespace) -> Any:
     from md import structure_file
 
     species = species_of_types(options.species)
-    return structure_file.read(options.structure, options.format, species)
+    return structure_file.read(options.structure, options.format, species, options.frame)
 
 
 def species_of_types(given: list[str] | None) -> dict[int, str] | None:

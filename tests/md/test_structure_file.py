@@ -26,6 +26,17 @@ def test_the_last_structure_is_read(salt, tmp_path, name):
     assert atoms.get_volume() == pytest.approx(salt.get_volume(), rel=1e-5)
 
 
+def test_one_of_several_structures_is_read(salt, tmp_path):
+    path = tmp_path / "many.extxyz"
+    ase.io.write(path, [bulk("Cu"), salt, bulk("Ag")])
+    assert structure_file.read(path, frame=0).symbols[0] == "Cu"
+    assert len(structure_file.read(path, frame=1)) == len(salt)
+    with pytest.raises(ValueError, match=r"many.extxyz has no frame 3"):
+        structure_file.read(path, frame=3)
+    with pytest.raises(ValueError, match="counted from 0"):
+        structure_file.read(path, frame=-1)
+
+
 DATA = """LAMMPS data file
 
 4 atoms
