@@ -66,10 +66,9 @@ def check(
 ) -> tuple[Int[Array, ""], Int[Array, ""], Int[Array, ""]]:
     """Faults of a state, its step, and the atom to blame; of one replica."""
     real = real_atoms(state.species)
-    values = jnp.concatenate(
-        [state.positions, state.momenta, state.forces, state.site_energies[:, None]], axis=1
-    )
-    finite = jnp.all(jnp.isfinite(values), axis=1) | ~real
+    finite = ~real | jnp.isfinite(state.site_energies)
+    for vectors in (state.positions, state.momenta, state.forces):
+        finite &= ~real | jnp.all(jnp.isfinite(vectors), axis=1)
     speed = jnp.sqrt(jnp.sum(state.momenta**2, axis=1)) / state.masses
     speed = jnp.where(mobile(state), speed, 0)
     kinetic = totals.total(jnp.where(mobile(state), state.masses * speed**2 / 2, 0), state.axes)

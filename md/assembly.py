@@ -25,6 +25,8 @@ from md.stages import Leg
 from md.state import State, maxwell_boltzmann_momenta, without_rotation
 from md.uncertainty import UncertainFrame, Uncertainty
 
+_COPIED_ATOMS = 10**6  # of systems no larger than this a copy is of no weight
+
 
 @dataclasses.dataclass(frozen=True)
 class Assembly:
@@ -167,7 +169,7 @@ class Assembly:
         rows = allocation.rows_for(fullest, self.grid.domains)
         state = placement.placed(state, positions, self.grid, geometry, rows)
         listed = allocation.allocate(state, geometry, self.grid, reach)
-        return Carry(state, listed, (), None)
+        return Carry(state, listed, (), None, begun=self.grid.everywhere(np.asarray(False)))
 
     def enter(self, leg: Leg, before: Leg, carry: Carry) -> Carry:
         """Make a state ready for a stage: its groups, velocities and the integrator's variables.
@@ -178,6 +180,7 @@ class Assembly:
         old_program, old_course = self.program(before), self.course(before)
         parted = leg.partition
         groups = jnp.asarray(parted.group)
+        few = parted.group.max(initial=0) < 128
         velocities = jnp.asarray(parted.velocity, self.precision)
         fresh = steps_done(carry) < 0
         draw = leg.stage.velocities == "draw" or (leg.stage.velocities is None and fresh)
@@ -186,6 +189,7 @@ class Assembly:
         def enter_one(state: State, temperature: Any, parameters: Any, old: Any) -> State:
             atom = jnp.maximum(state.ids, 0)
             group = jnp.where(state.ids >= 0, groups[atom], -1)
+            group = group.astype(state.group.dtype if few else jnp.int32)
             velocity = jnp.where((state.ids >= 0)[:, None], velocities[atom], 0)
             conserved = None
             if not fresh:
@@ -246,10 +250,23 @@ class Assembly:
         ]
         return state.replace(bias=replicas.stack(reserved))
 
+    def kept(self, carry: Carry) -> Carry | None:
+        """What is left of a carry when a chunk has started from it; None: nothing.
+
+        On domains a chunk writes over it; that of a small system is copied before.
+        """
+        if self.grid is None:
+            return carry
+        small = len(self.templates[0]) <= _COPIED_ATOMS
+        return jax.tree.map(jnp.copy, carry) if small else None
+
     def grown(self, before: Carry, after: Carry) -> Carry:
-        """What a chunk started from, with more room for whatever overflowed in it."""
+        """Where to go on from with more room, after a chunk in which something overflowed.
+
+        On domains that is where the chunk stopped, else where it started from.
+        """
         if self.grid is not None:
-            return self._with_larger_domains(before, after)
+            return self._with_larger_domains(after)
         lists, accumulators = before.neighbours, before.accumulators
         species = before.state.species
         capacities = lists.capacities
@@ -273,22 +290,15 @@ class Assembly:
         lists = (rebuilt if self.replicas is None else jax.vmap(rebuilt))(lists, species)
         return before._replace(neighbours=lists, accumulators=accumulators)
 
-    def _with_larger_domains(self, before: Carry, after: Carry) -> Carry:
+    def _with_larger_domains(self, stopped: Carry) -> Carry:
         assert self.grid is not None
-        listed = before.neighbours
-        faults = Fault(int(after.neighbours.faults))
-        sizes = allocation.enlarged(listed.capacities, faults, after.neighbours.required)
-        state = allocation.with_rows(before.state, self.grid, sizes.atoms)
+        listed = stopped.neighbours
+        faults = Fault(int(listed.faults))
+        sizes = allocation.enlarged(listed.capacities, faults, listed.required)
+        allocation.release(listed)
+        state = allocation.with_rows(stopped.state, self.grid, sizes.atoms)
         grown = allocation.empty(state, listed.geometry, self.grid, listed.reach, sizes)
-        # built where it was before: when it is rebuilt must not depend on how often buffers grow
-        grown = grown.replace(
-            reference_positions=allocation.with_rows_of(
-                listed.reference_positions, self.grid, sizes.atoms
-            ),
-            reference_cell=listed.reference_cell,
-        )
-        built = allocation.built_at_reference(state, grown, self.grid)
-        return before._replace(state=state, neighbours=built)
+        return stopped._replace(state=state, neighbours=grown)
 
     def balanced(self, carry: Carry) -> Carry:
         """The same state in domains whose loads are more equal, where that can be had."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from md import bias, cells, observables, pair_search, replicas, summation, totals, uncertainty
 from md.alarms import Closest, check, closest_pair, first_alarm, no_alarm
-from md.domains import lists, sharding
+from md.domains import lists, migration, sharding
 from md.domains.lists import DomainList
 from md.ensembles import Course, Parameters
 from md.evaluation import evaluate
@@ -41,7 +41,11 @@ def rebuilt_if_due(
     """A list that is complete at the state's positions; one decision for all replicas."""
     if program.grid is not None:
         due = lists.needs_rebuild(neighbours, state)
-        return _once(due, lambda old: lists.rebuilt(old[1], old[0]), (state, neighbours))
+        # one after the other: neither needs memory while the other does
+        moved = _once(
+            due, lambda old: lists.arranged(neighbours, old.state), migration.unmoved(state)
+        )
+        return moved.state, _once(due, lambda old: lists.filled(old, moved), neighbours)
 
     @program.per_replica
     def rebuild(state: State, neighbours: NeighbourList) -> tuple[State, NeighbourList]:
@@ -86,27 +90,30 @@ def with_forces(
     )
 
 
-def deform(state: State, parameters: Parameters, elapsed: Float[Array, ""]) -> tuple[State, Array]:
-    """Strain the cell, and the atoms with it, by one step at an engineering rate.
+def strain_of_step(
+    program: Program, parameters: Parameters, elapsed: Float[Array, ""], state: State
+) -> Float[Array, "3 3"]:
+    """F − 1 of one step's deformation at an engineering rate.
 
-    r → r F with F = (1 + rate·t)⁻¹ (1 + rate·(t + Δt)); momenta stay.
+    F = (1 + rate·t)⁻¹ (1 + rate·(t + Δt)); r → r F, and momenta stay.
 
     Args:
         elapsed: t, the time since the stage began.
-
-    Returns:
-        The strained state, and F − 1.
     """
-    unit = jnp.eye(3, dtype=state.cell.dtype)
-    before = unit + elapsed * parameters.deformation
-    step = cells.lattice_vector(
+    if not program.deformed:
+        return jnp.zeros_like(state.cell)
+    before = jnp.eye(3, dtype=state.cell.dtype) + elapsed * parameters.deformation
+    return cells.lattice_vector(
         cells.reciprocal(before).T, parameters.timestep * parameters.deformation
     )
-    strained = state.replace(
-        positions=state.positions + cells.lattice_vector(state.positions, step),
-        cell=state.cell + cells.lattice_vector(state.cell, step),
+
+
+def strained(state: State, strain: Float[Array, "3 3"]) -> State:
+    """The cell, and the atoms with it, after r → r (1 + strain)."""
+    return state.replace(
+        positions=state.positions + cells.lattice_vector(state.positions, strain),
+        cell=state.cell + cells.lattice_vector(state.cell, strain),
     )
-    return strained, step
 
 
 def advance(
@@ -118,49 +125,60 @@ def advance(
         sampled: whether the new state is looked at. The virial of others is NaN, unless the
             dynamics needs it.
     """
-    state, neighbours, accumulators, exchanges, watch = carry
+    state, neighbours, accumulators, exchanges, watch, begun = carry
     parameters = program.parameters(course, state)
 
-    def begin(parameters: Parameters, state: State) -> tuple[State, Array]:
-        state = program.integrator(parameters).begin(state)
-        if not program.deformed:
-            return state, jnp.zeros_like(state.cell)
+    def strain_of(parameters: Parameters, state: State) -> Array:
         elapsed = (state.step - course.first).astype(state.cell.dtype) * parameters.timestep
-        return deform(state, parameters, elapsed)
+        return strain_of_step(program, parameters, elapsed, state)
+
+    def begin(parameters: Parameters, state: State, strain: Array) -> State:
+        state = program.integrator(parameters).begin(state)
+        return strained(state, strain) if program.deformed else state
 
     def finish(parameters: Parameters, before: State, state: State, strain: Array) -> State:
         state = with_work(program, parameters, before, state, strain)
-        state = program.integrator(parameters).finish(state)
-        return state.replace(step=state.step + 1)
+        return program.integrator(parameters).finish(state)
 
-    state, strain = program.per_replica(begin)(parameters, state)
+    strain = program.per_replica(strain_of)(parameters, state)
+    remaining = parameters, strain
+    if begun is not None:  # already
+        remaining = _standing_still(begun, *remaining)
+    state = program.per_replica(begin)(remaining[0], state, remaining[1])
     state, neighbours = rebuilt_if_due(program, state, neighbours)
     before = state  # with forces and virial still of the positions before
     with_virial = program.needs_virial or sampled
     state = program.per_replica(partial(with_forces, program, system, with_virial))(
         state, neighbours
     )
+    complete = jnp.asarray(True)
+    if begun is not None:
+        # without all neighbours the step is left half done, to be gone on with when there is room
+        begun = _any_fault(carry._replace(neighbours=neighbours))
+        complete = ~begun
+        state = state.replace(virial=jnp.where(begun, before.virial, state.virial))
+        if program.driven:
+            state = state.replace(forces=jnp.where(begun, before.forces, state.forces))
+        parameters, strain = _standing_still(begun, parameters, strain)
     state = program.per_replica(finish)(parameters, before, state, strain)
+    state = state.replace(step=state.step + complete)
 
     step = jnp.ravel(state.step)[0]
-    state = _every(program.drift_every, step, program.per_replica(_accounted(_at_rest)), state)
-    state = _every(
-        program.rotation_every, step, program.per_replica(_accounted(without_rotation)), state
-    )
+    every = partial(_every, step, complete)
+    state = every(program.drift_every, program.per_replica(_accounted(_at_rest)), state)
+    state = every(program.rotation_every, program.per_replica(_accounted(without_rotation)), state)
     if system.bias is not None:
         state = program.per_replica(partial(_with_bias_updated, system.bias))(state)
     if exchanges is not None:
         odd = step // program.exchange_every % 2
-        state, exchanges = _every(
+        state, exchanges = every(
             program.exchange_every,
-            step,
             lambda pair: replicas.exchange(pair[0], course.at(step), pair[1], odd),
             (state, exchanges),
         )
     accumulators = tuple(
-        _every(
+        every(
             observable.every,
-            step,
             lambda inner, observable=observable: program.per_replica(observable.update)(
                 inner, state, neighbours
             ),
@@ -169,11 +187,11 @@ def advance(
         for observable, accumulator in zip(program.observables, accumulators, strict=True)
     )
     if program.uncertainty is not None:
-        due = step % program.uncertainty.every == 0
+        due = complete & (step % program.uncertainty.every == 0)
         watch = _once(
             due, lambda old: _looked(program, system, course, old, state, neighbours), watch
         )
-    return Carry(state, neighbours, accumulators, exchanges, watch)
+    return Carry(state, neighbours, accumulators, exchanges, watch, begun)
 
 
 def _looked(
@@ -256,11 +274,21 @@ def _with_bias_updated(bias: Any, state: State) -> State:
     )
 
 
-def _every(stride: int, step: Array, function: Callable[[Any], Any], value: Any) -> Any:
-    """function(value) at multiples of a stride, else the value as it is."""
+def _standing_still(
+    condition: Bool[Array, ""], parameters: Parameters, strain: Array
+) -> tuple[Parameters, Array]:
+    """A time step of zero on a condition; :mod:`md.integrators` then change nothing."""
+    timestep = jnp.where(condition, 0, parameters.timestep)
+    return parameters.replace(timestep=timestep), jnp.where(condition, 0, strain)
+
+
+def _every(
+    step: Array, complete: Array, stride: int, function: Callable[[Any], Any], value: Any
+) -> Any:
+    """function(value) after complete steps that are multiples of a stride, else value as it is."""
     if stride == 0:
         return value
-    return jax.lax.cond(step % stride == 0, function, lambda same: same, value)
+    return jax.lax.cond(complete & (step % stride == 0), function, lambda same: same, value)
 
 
 def _once(due: Array, function: Callable[[Any], Any], value: Any) -> Any:
@@ -285,7 +313,8 @@ def run_chunk(
     """Advance a state by Σ counts steps, or until something goes wrong.
 
     The new list is written over the old one: of ``carry.neighbours``, ``indices`` and ``shifts``
-    must not be used any more, for there is no room for two lists of millions of atoms.
+    must not be used any more, for there is no room for two lists of millions of atoms. On domains
+    nothing of ``carry`` may be: there is no room for two states either.
 
     Args:
         program: static choices.
@@ -294,22 +323,55 @@ def run_chunk(
         carry: where to start.
         counts: steps of each segment (:mod:`md.schedule`).
     """
-    room = {name: getattr(carry.neighbours, name) for name in _OVERWRITTEN}
-    room = {name: array for name, array in room.items() if array is not None}
-    rest = carry._replace(neighbours=carry.neighbours.replace(**dict.fromkeys(room)))
-    return _run_chunk(program, system, course, rest, counts, room)
+    return compiled()(program, system, course, *_parted(program, carry), counts)
 
 
-@partial(jax.jit, static_argnames="program", donate_argnames="room")
-def _run_chunk(
+def lowered(
     program: Program,
     system: System,
     course: Course,
     carry: Carry,
+    counts: Int[np.ndarray, "frames segments"],
+) -> jax.stages.Lowered:
+    """What :func:`run_chunk` would run, ready to be compiled; shapes will do for ``carry``."""
+    return compiled().lower(program, system, course, *_parted(program, carry), counts)
+
+
+def compiled() -> Callable[..., tuple[Carry, Report]]:
+    """The function that JAX compiles, once for each :class:`md.program.Program` and its shapes."""
+    return _compiled(jax.default_backend())
+
+
+def _parted(program: Program, carry: Carry) -> tuple[Carry | None, Any]:
+    """What stays as it is, and what is written over."""
+    if program.grid is not None:
+        return None, carry
+    room = {name: getattr(carry.neighbours, name) for name in _OVERWRITTEN}
+    room = {name: array for name, array in room.items() if array is not None}
+    return carry._replace(neighbours=carry.neighbours.replace(**dict.fromkeys(room))), room
+
+
+@cache
+def _compiled(backend: str) -> Callable[..., tuple[Carry, Report]]:
+    # XLA's other schedulers for CPUs need half as much memory again
+    options = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+    return jax.jit(
+        _run_chunk,
+        static_argnames="program",
+        donate_argnames="room",
+        compiler_options=options if backend == "cpu" else None,
+    )
+
+
+def _run_chunk(
+    program: Program,
+    system: System,
+    course: Course,
+    rest: Carry | None,
+    room: Any,
     counts: Int[Array, "frames segments"],
-    room: dict[str, Array],
 ) -> tuple[Carry, Report]:
-    carry = carry._replace(neighbours=carry.neighbours.replace(**room))
+    carry = room if rest is None else rest._replace(neighbours=rest.neighbours.replace(**room))
     arguments = system, course, carry, counts
     if program.grid is None:
         return _steps(program, *arguments)

@@ -37,18 +37,19 @@ class SimulationError(ValueError):
 
 
 class Progress(NamedTuple):
-    """A chunk that succeeded.
+    """A chunk, as far as it came.
 
     Attributes:
-        carry: where it ended.
-        report, plan: what it found, and which of that is to be written.
-        growths: how often it had to be repeated with larger buffers.
+        carry: where to go on.
+        report, plan: what it found, and which of that is to be written; ``None`` where the chunk
+            has to be repeated.
+        grown: whether buffers had to grow.
     """
 
     carry: Carry
-    report: Report
+    report: Report | None
     plan: Plan
-    growths: int
+    grown: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Driver:
         """
         run = self.assembly
         carry, entered = self.resume(files) if resume else (run.fresh(), None)
-        growths, warned, doubted, written = 0, False, False, True
+        growths, in_a_row, warned, doubted, written = 0, 0, False, False, True
         saved = -np.inf  # a first checkpoint as soon as there is something to go on from
         total, atoms = run.legs[-1].last, len(run.templates[0])
         team = Team.of_all()
@@ -94,19 +95,27 @@ class Driver:
                         carry = run.enter(leg, run.legs[entered or 0], carry)
                         entered = number
                     course = run.course(leg)
-                    while steps_done(carry) < leg.last and not (
+                    while (steps_done(carry) < leg.last or _amid_a_step(carry)) and not (
                         interruption.stopping or self.stopped(carry)
                     ):
-                        if self.schedule.balances(steps_done(carry)):
+                        if self.schedule.balances(steps_done(carry)) and not _amid_a_step(carry):
                             carry = run.balanced(carry)
                         done = self.advance(leg, course, carry, files)
-                        written = False
-                        self.write(leg, done.plan, done.report, files)
-                        passed = self.flag(leg, done.report, files)
+                        if done.report is not None:
+                            written = False
+                            self.write(leg, done.plan, done.report, files)
+                            passed = self.flag(leg, done.report, files)
+                            warned = warned or self.warn_if_too_close(done.report.closest)
+                            doubted = doubted or self.warn_if_uncertain(passed)
                         carry, written = done.carry, True
-                        growths += done.growths
-                        warned = warned or self.warn_if_too_close(done.report.closest)
-                        doubted = doubted or self.warn_if_uncertain(passed)
+                        if done.grown:
+                            growths, in_a_row = growths + 1, in_a_row + 1
+                            if in_a_row > _GROWTHS:
+                                raise SimulationError(
+                                    f"lists are still too small after {_GROWTHS} growths in a row"
+                                )
+                            continue
+                        in_a_row = 0
                         step = steps_done(carry)
                         late = time.monotonic() - saved > self.checkpoint_seconds
                         interruption.look()
@@ -128,7 +137,7 @@ class Driver:
         return carry, growths
 
     def advance(self, leg: Leg, course: Course, carry: Carry, files: Output) -> Progress:
-        """One chunk of a stage, again and again until no buffer overflows in it.
+        """One chunk of a stage, or as much of it as fits into the buffers.
 
         A fresh state takes one step of zero length: the same code gives it its first forces.
         """
@@ -142,20 +151,22 @@ class Driver:
         if system.bias is not None:
             state = run.with_room_for_bias(carry.state, int(plan.counts.sum()))
             carry = carry._replace(state=state)
-        for growths in range(_GROWTHS + 1):
-            # a stage that is not observed leaves the accumulators as they are
-            start = carry if program.observables else carry._replace(accumulators=())
-            new, report = run_chunk(program, system, course, start, plan.counts)
-            if not program.observables:
-                new = new._replace(accumulators=carry.accumulators)
-            faults = _faults(new)
-            if not faults & GROWABLE:
-                if faults or int(report.alarm.faults):
-                    self.stop(leg, carry, report, files, faults)
-                return Progress(new, report, plan.until(steps_done(new)), growths)
-            # the chunk is dropped: a list was incomplete
-            carry = run.grown(carry, new)
-        raise SimulationError(f"lists are still too small after {_GROWTHS} growths in a row")
+        # a stage that is not observed leaves the accumulators as they are
+        start = carry if program.observables else carry._replace(accumulators=())
+        good = run.kept(carry)
+        new, report = run_chunk(program, system, course, start, plan.counts)
+        if not program.observables:
+            new = new._replace(accumulators=carry.accumulators)
+        faults = _faults(new)
+        raised = int(report.alarm.faults) and not faults & GROWABLE
+        if raised or faults & ~GROWABLE:
+            self.stop(leg, good, report, files, faults & ~GROWABLE)
+        if not faults:
+            return Progress(new, report, plan.until(steps_done(new)), False)
+        grown = run.grown(carry, new)
+        if run.grid is None:  # the chunk is dropped: a list was incomplete
+            return Progress(grown, None, plan, True)
+        return Progress(grown, report, plan.until(steps_done(new)), True)
 
     def write(self, leg: Leg, plan: Plan, report: Report, files: Output) -> None:
         """Append a chunk's lines and frames."""
@@ -205,7 +216,9 @@ class Driver:
 
     def save(self, files: Output, carry: Carry, entered: int | None) -> None:
         """Write a checkpoint, if there is something to go on from."""
-        if entered is None or steps_done(carry) < 0:
+        if entered is None or carry.state.positions.is_deleted():  # an error amid a chunk
+            return
+        if steps_done(carry) < 0 or _amid_a_step(carry):
             return
         about = {"settings": self.assembly.settings(), "stage": entered}
         if self.assembly.grid is not None:
@@ -275,15 +288,20 @@ class Driver:
         where = f"atom {atom} ({symbol})"
         return where if self.assembly.replicas is None else f"replica {replica}, {where}"
 
-    def stop(self, leg: Leg, carry: Carry, report: Report, files: Output, faults: Fault) -> None:
-        """End a run that cannot go on: keep what was good, and say what happened."""
+    def stop(
+        self, leg: Leg, good: Carry | None, report: Report, files: Output, faults: Fault
+    ) -> None:
+        """End a run that cannot go on: keep what was good, and say what happened.
+
+        Args:
+            good: where the chunk began, if that is still known.
+        """
         alarm = jax.device_get(report.alarm)
         raised = Fault(int(alarm.faults))
         fault = raised or faults
         replica = int(alarm.replica)
-        good = steps_done(carry) >= 0
-        if good:
-            for r, atoms in enumerate(self.assembly.final_atoms(leg, carry)):
+        if good is not None and steps_done(good) >= 0:
+            for r, atoms in enumerate(self.assembly.final_atoms(leg, good)):
                 files.write_structure(
                     LAST_GOOD, atoms, None if self.assembly.replicas is None else r
                 )
@@ -299,13 +317,19 @@ class Driver:
         }[min(fault)]
         first = f", first at {self.name_of(int(alarm.atom), replica)}" if raised else ""
         kept = "nothing was good before it"
-        if good:
+        if good is None:
+            kept = "go back to the last checkpoint"
+        elif steps_done(good) >= 0:
             path = files.path(LAST_GOOD, None if self.assembly.replicas is None else replica)
-            kept = f"the last good state, of step {steps_done(carry)}, is " + (
+            kept = f"the last good state, of step {steps_done(good)}, is " + (
                 f"in {path}" if path else "lost: give an output folder to keep it"
             )
-        step = int(alarm.step) if raised else steps_done(carry)
+        step = int(alarm.step) if raised else int(report.alarm.step)
         raise SimulationError(f"step {step}: {what}{first}; {kept}")
+
+
+def _amid_a_step(carry: Carry) -> bool:
+    return carry.begun is not None and bool(carry.begun)
 
 
 def _faults(carry: Carry) -> Fault:

@@ -177,13 +177,16 @@ def _in_blocks(
         start = jnp.minimum(number * size, n - size)
         rows = start + jnp.arange(size)
         repeated = rows < number * size
-        block_species = jnp.where(repeated, -1, lax.dynamic_slice_in_dim(species, start, size))
+        # potentials compute with species, which long arrays may hold in a byte
+        block_species = lax.dynamic_slice_in_dim(species, start, size).astype(jnp.int32)
+        block_species = jnp.where(repeated, -1, block_species)
         block_indices, *block_extras = (
             lax.dynamic_slice_in_dim(x, start, size) for x in (indices, *extras)
         )
         block_indices = jnp.where(repeated[:, None], atoms, block_indices)
         vectors, mask = vectors_of(rows, block_indices, *block_extras)
-        neighbour_species = jnp.maximum(species[jnp.minimum(block_indices, atoms - 1)], 0)
+        neighbour_species = species[jnp.minimum(block_indices, atoms - 1)].astype(jnp.int32)
+        neighbour_species = jnp.maximum(neighbour_species, 0)
         energies, gradients = pair_gradients(
             potential, vectors, mask, block_species, neighbour_species
         )

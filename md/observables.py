@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from md import cells, summation, totals, units
 from md.ensembles import Parameters
 from md.stages import Leg
-from md.state import State, kinetic_energy, mobile, real_atoms
+from md.state import State, kinetic_energies, kinetic_energy, mobile, real_atoms
 from md.summation import TwoFloat
 
 LOG_COLUMNS = (
@@ -91,8 +91,6 @@ def sample(
         parameters: of this state's step.
     """
     inverse_mass = jnp.where(mobile(state), 1 / state.masses, 0)
-    per_atom = jnp.sum(state.momenta**2, axis=1) * inverse_mass / 2
-    groups = jnp.zeros_like(parameters.freedom)
     flux = [
         [jnp.sum(state.momenta[:, a] * state.momenta[:, b] * inverse_mass) for b in range(3)]
         for a in range(3)
@@ -106,9 +104,7 @@ def sample(
         momentum_flux=totals.over_devices(jnp.stack(list(map(jnp.stack, flux))), state.axes),
         virial=state.virial,
         volume=cells.volume(state.cell),
-        group_kinetic=totals.over_devices(
-            groups.at[jnp.maximum(state.group, 0)].add(per_atom), state.axes
-        ),
+        group_kinetic=kinetic_energies(state, parameters.freedom.shape[0]),
         target=parameters.temperature,
         target_pressure=parameters.pressure,
         rung=state.rung,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from md import ensembles, names, replicas
 from md.alarms import Alarm, Closest, Limits
@@ -105,6 +105,8 @@ class Carry(NamedTuple):
         accumulators: of each observable.
         exchanges: statistics of replica exchange; None without it.
         watch: the spread of a committee; None where it is not watched.
+        begun: on domains, whether the next step has been begun: its forces wait for a list with
+            more room. None without domains, where a chunk whose lists overflow is dropped.
     """
 
     state: State
@@ -112,6 +114,7 @@ class Carry(NamedTuple):
     accumulators: tuple[Any, ...]
     exchanges: Exchanges | None
     watch: Watch | None = None
+    begun: Bool[Array, ""] | None = None
 
 
 class Report(NamedTuple):

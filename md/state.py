@@ -139,6 +139,17 @@ def kinetic_energy(state: State) -> TwoFloat:
     return totals.compensated(jnp.where(mobile(state), per_atom, 0), state.axes)
 
 
+def kinetic_energies(state: State, groups: int) -> Float[Array, " groups"]:
+    """Σ p²/2m of each thermostat group, eV."""
+    per_atom = jnp.sum(state.momenta**2, axis=1) / (2 * state.masses)
+
+    def total(group: Int[Array, ""]) -> Float[Array, ""]:
+        members = jnp.where(state.group == group, per_atom, 0)
+        return summation.rounded(totals.compensated(members, state.axes))
+
+    return jax.vmap(total)(jnp.arange(groups))
+
+
 def normal_noise(
     key: Key[Array, ""], ids: Int[Array, " atoms"], dtype: Any
 ) -> Float[Array, "atoms 3"]:

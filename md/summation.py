@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+_BLOCK = 2**20  # halving needs as much memory again as what is summed
 
 
 class TwoFloat(NamedTuple):
@@ -42,7 +45,18 @@ def negative(value: TwoFloat) -> TwoFloat:
 
 
 def compensated_sum(values: Float[Array, " n"]) -> TwoFloat:
-    """Σ values, as accurate as if summed in twice the precision, by halving."""
+    """Σ values, as accurate as if summed in twice the precision: by halving, in blocks."""
+    blocks = values.shape[0] // _BLOCK
+    total = _by_halving(values[blocks * _BLOCK :])
+
+    def with_block(number: Array, total: TwoFloat) -> TwoFloat:
+        block = jax.lax.dynamic_slice_in_dim(values, number * _BLOCK, _BLOCK)
+        return add(total, _by_halving(block))
+
+    return jax.lax.fori_loop(0, blocks, with_block, total) if blocks else total
+
+
+def _by_halving(values: Float[Array, " n"]) -> TwoFloat:
     high, low = values, jnp.zeros_like(values)
     while high.shape[0] > 1:
         if high.shape[0] % 2:

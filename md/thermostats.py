@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from md import summation, totals, units
 from md.integrators import Integrator, Scalar, drift, kick
-from md.state import State, mobile, normal_noise
+from md.state import State, kinetic_energies, mobile, normal_noise
 from md.summation import TwoFloat
 
 PerGroup = Float[Array, " groups"]
@@ -34,17 +34,6 @@ class HeatBath:
 def no_heat(state: State) -> HeatBath:
     """A bath that has taken nothing yet."""
     return HeatBath(summation.zero(state.momenta.dtype))
-
-
-def kinetic_energies(state: State, groups: int) -> PerGroup:
-    """Σ p²/2m of each thermostat group, eV."""
-    per_atom = jnp.sum(state.momenta**2, axis=1) / (2 * state.masses)
-
-    def total(group: Int[Array, ""]) -> Float[Array, ""]:
-        members = jnp.where(state.group == group, per_atom, 0)
-        return summation.rounded(totals.compensated(members, state.axes))
-
-    return jax.vmap(total)(jnp.arange(groups))
 
 
 def of_atoms(values: PerGroup, group: Int[Array, " atoms"]) -> Float[Array, "atoms 1"]:

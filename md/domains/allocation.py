@@ -14,11 +14,10 @@ from jaxtyping import Array
 
 from md import cells
 from md.bins import Reach
-from md.domains import halo, lists, loads, search, sharding
+from md.domains import halo, lists, loads, migration, search, sharding
 from md.domains.geometry import Geometry
 from md.domains.grid import Counts, Grid
 from md.domains.lists import Capacities, DomainList, Required
-from md.domains.migration import FIELDS
 from md.faults import GROWABLE, Fault
 from md.state import State
 
@@ -114,16 +113,14 @@ def _planned(state: State, geometry: Geometry, grid: Grid, reach: Reach, rows: i
     for d in range(3):
         face = np.prod([spanned[e] for e in range(3) if e != d])
         depth = min(reach.range, sides[d])
-        ghosts.append(round_up(_likely(density * face * depth), 8) if layers[d] else 0)
+        ghosts.append(round_up(search.likely(density * face * depth), 8) if layers[d] else 0)
         own_face = np.prod([sides[e] for e in range(3) if e != d])
         leaving = density * own_face * max(reach.skin, 0.1) / 4
-        migrants.append(round_up(_likely(leaving), 8))
+        migrants.append(round_up(search.likely(leaving), 8))
         if layers[d]:
             spanned[d] += 2 * turns[d] * depth
     everyone = density * np.prod(spanned)
     bins = search.plan((sides[0], sides[1], sides[2]), reach.range, everyone)
-    mean = everyone / bins.number * (2 * bins.stencil[2] + 1)
-    bins = dataclasses.replace(bins, occupancy=_likely(mean))
     return Capacities(
         atoms=rows,
         ghosts=(ghosts[0], ghosts[1], ghosts[2]),
@@ -132,11 +129,6 @@ def _planned(state: State, geometry: Geometry, grid: Grid, reach: Reach, rows: i
         neighbours=0,
         bins=bins,
     )
-
-
-def _likely(mean: float) -> int:
-    """More than a Poisson number of this mean nearly ever is, and a tenth for other reasons."""
-    return ceil(1.1 * mean + 5 * np.sqrt(mean) + 3)
 
 
 def empty(
@@ -156,7 +148,7 @@ def empty(
     return DomainList(
         indices=spread((n * rows, capacities.neighbours), plan.rows, np.int32),
         sends=tuple(spread((n * e.size,), plan.rows, np.int32) for e in plan.exchanges),
-        ghost_species=spread((n * (plan.rows - rows),), -1, np.int32),
+        ghost_species=spread((n * (plan.rows - rows),), -1, np.dtype(state.species.dtype)),
         reference_positions=spread((n * rows, 3), np.nan, dtype),
         reference_cell=grid.everywhere(np.full((3, 3), np.nan, dtype)),
         geometry=grid.everywhere(geometry),
@@ -194,7 +186,7 @@ def built_at_reference(state: State, listed: DomainList, grid: Grid) -> DomainLi
 
     def build(state: State, listed: DomainList) -> DomainList:
         there = state.replace(positions=listed.reference_positions, cell=listed.reference_cell)
-        built = lists.filled(listed, there)
+        built = lists.filled(listed, migration.unmoved(there))
         return built.replace(faults=listed.faults, required=listed.required)
 
     specs = sharding.of_state(state), sharding.of_list(listed)
@@ -237,7 +229,7 @@ def enlarged(
 
 def with_rows(state: State, grid: Grid, rows: int) -> State:
     """The same state with other rows for the atoms of each domain; those left out hold none."""
-    blanks = FIELDS | {"site_energies": 0}
+    blanks = migration.FIELDS | {"site_energies": 0}
     return state.replace(
         **{
             name: with_rows_of(getattr(state, name), grid, rows, blank)

@@ -24,6 +24,8 @@ from md.domains.grid import AXES, Counts
 MARGIN = 1 + 1e-5
 """Of the range, for rounding."""
 
+_ROWS_PER_BLOCK = 2**20
+
 
 @dataclasses.dataclass(frozen=True)
 class Exchange:
@@ -124,8 +126,8 @@ def choose(
         near = reach * MARGIN / heights[d]
         close = u < near if exchange.side < 0 else u > geometry.width(d) - near
         close &= (species[start:stop] >= 0) & ~jnp.asarray(geometry.ends(d, exchange.side))
-        (found,) = jnp.nonzero(close, size=exchange.size, fill_value=layout.rows - start)
-        sent = (found + start).astype(jnp.int32)
+        found = rows_of(close, exchange.size)
+        sent = jnp.where(found < stop - start, found + start, layout.rows)
         sends.append(sent)
         required = required.at[d].max(jnp.sum(close, dtype=jnp.int32))
         arrived = _sent(positions.at[sent].get(mode="fill", fill_value=0), exchange, geometry)
@@ -134,6 +136,28 @@ def choose(
         positions = jax.lax.dynamic_update_slice_in_dim(positions, arrived, exchange.target, 0)
         species = jax.lax.dynamic_update_slice_in_dim(species, kinds, exchange.target, 0)
     return tuple(sends), positions, species, required
+
+
+def rows_of(chosen: Bool[Array, " rows"], size: int) -> Int[Array, " size"]:
+    """The first rows that are chosen, in order; then the number of rows.
+
+    Like :func:`jax.numpy.nonzero`, but in blocks: that needs many times the memory of its argument.
+    """
+    rows = chosen.shape[0]
+    blocks = max(1, ceil(rows / _ROWS_PER_BLOCK))
+    length = ceil(rows / blocks)
+
+    def block(number: Array | int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        found, count = carry
+        start = jnp.minimum(number * length, rows - length)  # the last block repeats some rows
+        here = start + jnp.arange(length, dtype=jnp.int32)
+        mine = jax.lax.dynamic_slice_in_dim(chosen, start, length) & (here >= number * length)
+        place = count + jnp.cumsum(mine, dtype=jnp.int32)
+        found = found.at[jnp.where(mine, place - 1, size)].set(here, mode="drop")
+        return found, place[-1]
+
+    carry = jnp.full(size, rows, jnp.int32), jnp.int32(0)
+    return jax.lax.fori_loop(0, blocks, block, carry)[0] if blocks > 1 else block(0, carry)[0]
 
 
 def offset(exchange: Exchange, cell: Float[Array, "3 3"], geometry: Geometry) -> Float[Array, " 3"]:

@@ -16,6 +16,7 @@ from md.domains import halo, migration, search
 from md.domains.geometry import Geometry
 from md.domains.grid import Counts
 from md.domains.halo import Layout
+from md.domains.migration import Migrated
 from md.domains.search import Bins
 from md.evaluation import Evaluation
 from md.faults import Fault
@@ -106,6 +107,12 @@ def needs_rebuild(listed: DomainList, state: State) -> Bool[Array, ""]:
 
 def rebuilt(listed: DomainList, state: State) -> tuple[State, DomainList]:
     """Atoms where they belong, sorted in space, and lists that are complete at their positions."""
+    moved = arranged(listed, state)
+    return moved.state, filled(listed, moved)
+
+
+def arranged(listed: DomainList, state: State) -> Migrated:
+    """Atoms where they belong, sorted in space."""
     moved = migration.migrated(state, listed.geometry, listed.capacities.migrants)
     state = moved.state
     _, number = search.bin_of(
@@ -117,12 +124,12 @@ def rebuilt(listed: DomainList, state: State) -> tuple[State, DomainList]:
         listed.capacities.bins,
     )
     # with the ids as second key the order does not depend on where atoms came from
-    state = migration.reordered(state, jnp.lexsort((state.ids, number)))
-    return state, filled(listed, state, moved)
+    return moved._replace(state=migration.reordered(state, jnp.lexsort((state.ids, number))))
 
 
-def filled(listed: DomainList, state: State, moved: migration.Migrated | None = None) -> DomainList:
+def filled(listed: DomainList, moved: Migrated) -> DomainList:
     """Lists of atoms that are in their domains."""
+    state = moved.state
     sizes, layout = listed.capacities, listed.layout
     sends, positions, species, ghosts = halo.choose(
         state.positions,
@@ -140,11 +147,8 @@ def filled(listed: DomainList, state: State, moved: migration.Migrated | None = 
     )
     thin = halo.too_thin(state.cell, listed.geometry, sizes.turns, listed.reach.range)
     faults |= jnp.where(thin, jnp.int32(Fault.DOMAIN_SHRUNK), 0)
-    atoms, leaving = jnp.int32(0), jnp.zeros(3, jnp.int32)
-    if moved is not None:
-        faults |= moved.faults
-        atoms, leaving = moved.atoms, moved.leaving
-    found = Required(atoms, ghosts, leaving, neighbours, occupancy)
+    faults |= moved.faults
+    found = Required(moved.atoms, ghosts, moved.leaving, neighbours, occupancy)
     return listed.replace(
         indices=indices,
         sends=sends,

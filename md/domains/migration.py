@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from md import cells
+from md import cells, totals
 from md.domains.geometry import Geometry, coordinate
 from md.domains.grid import AXES
+from md.domains.halo import rows_of
 from md.faults import Fault
 from md.state import State, real_atoms
 
@@ -33,15 +34,22 @@ class Migrated(NamedTuple):
 
     Attributes:
         state: the atoms of each domain; rows in no order.
-        faults: of this device.
+        faults: of all devices.
         leaving: the most atoms that left this domain through one face along each axis.
-        atoms: the most that this domain had to hold: more than its rows if they did not fit.
+        atoms: the most that this domain would have had to hold; it was more than its rows if they
+            did not fit.
     """
 
     state: State
     faults: Int[Array, ""]
     leaving: Int[Array, " 3"]
     atoms: Int[Array, ""]
+
+
+def unmoved(state: State) -> Migrated:
+    """A state whose atoms are where they belong."""
+    nothing = jnp.int32(0)
+    return Migrated(state, nothing, jnp.zeros(3, jnp.int32), nothing)
 
 
 def migrated(state: State, geometry: Geometry, room: tuple[int, int, int]) -> Migrated:
@@ -51,17 +59,18 @@ def migrated(state: State, geometry: Geometry, room: tuple[int, int, int]) -> Mi
         state: padded rows come last, as :func:`reordered` by a rebuild leaves them.
         room: how many atoms can leave through one face, for each axis.
 
-    Atoms move by less than a domain between two rebuilds; if one has not, ``faults`` says so, as it
-    does where room is too small. Atoms are then missing, and the result must not be used.
+    Atoms move by less than a domain between two rebuilds; if one has not, ``faults`` says so. Where
+    any device has too little room, it says so too, and along that axis all atoms stay where they
+    were: none is ever lost.
     """
     faults, leaving = jnp.int32(0), jnp.zeros(3, jnp.int32)
     atoms = used = jnp.sum(real_atoms(state.species), dtype=jnp.int32)
     for d in range(3):
         if geometry.counts[d] > 1:
-            state, used, found, left = _along(state, used, geometry, d, room[d])
-            faults |= found
-            leaving = leaving.at[d].set(left)
-            atoms = jnp.maximum(atoms, used)
+            state, used, along = _along(state, used, geometry, d, room[d])
+            faults |= along.faults
+            leaving = leaving.at[d].set(along.leaving)
+            atoms = jnp.maximum(atoms, along.atoms)
         elif geometry.pbc[d]:
             state = _wrapped(state, d)
     return Migrated(state, faults, leaving, atoms)
@@ -74,16 +83,24 @@ def _wrapped(state: State, d: int) -> State:
     return state.replace(positions=state.positions - moved, images=state.images.at[:, d].add(turns))
 
 
+class _Along(NamedTuple):
+    """What was found along one axis; as in :class:`Migrated`."""
+
+    faults: Int[Array, ""]
+    leaving: Int[Array, ""]
+    atoms: Int[Array, ""]
+
+
 def _along(
     state: State, used: Int[Array, ""], geometry: Geometry, d: int, room: int
-) -> tuple[State, Int[Array, ""], Int[Array, ""], Int[Array, ""]]:
+) -> tuple[State, Int[Array, ""], _Along]:
     """Migration along one axis.
 
     Args:
         used: rows from this one on were never used.
 
     Returns:
-        The state, rows used now, faults, and how many atoms left through one face.
+        The state, and rows used now.
     """
     u, rows = coordinate(state.positions, state.cell, state.pbc, d), state.species.shape[0]
     real = real_atoms(state.species)
@@ -92,8 +109,25 @@ def _along(
     far = (below & (u < -geometry.width(d, -1))) | (
         above & (u >= geometry.width(d) + geometry.width(d, 1))
     )
-    numbers = jnp.stack([jnp.sum(below), jnp.sum(above)]).astype(jnp.int32)
-    (gone,) = jnp.nonzero(below | above, size=2 * room, fill_value=rows)
+
+    def sent(values: Any, side: int) -> Any:
+        count = geometry.counts[d]
+        return jax.lax.ppermute(values, AXES[d], [(i, (i + side) % count) for i in range(count)])
+
+    # is there room for all, on all devices?
+    leave = {side: jnp.sum(those, dtype=jnp.int32) for side, those in ((-1, below), (1, above))}
+    left = leave[-1] + leave[1]
+    wanted = used + jnp.maximum(sent(leave[-1], -1) + sent(leave[1], 1) - left, 0)
+    leaving = jnp.maximum(leave[-1], leave[1])
+    faults = (
+        jnp.where(jnp.any(far), jnp.int32(Fault.LEFT_BEHIND), 0)
+        | jnp.where(leaving > room, jnp.int32(Fault.MIGRANT_CAPACITY), 0)
+        | jnp.where(wanted > rows, jnp.int32(Fault.ATOM_CAPACITY), 0)
+    )
+    faults = totals.joined(faults, state.axes)
+    below, above, left = below & (faults == 0), above & (faults == 0), left * (faults == 0)
+
+    gone = rows_of(below | above, 2 * room)
     down = below.at[gone].get(mode="fill", fill_value=False)
     basis = cells.frame(state.cell, geometry.pbc)[d]
     arriving = []
@@ -101,15 +135,15 @@ def _along(
         # of those who leave, the ones to this side, first
         mine = jnp.where(goes, gone, rows)[jnp.argsort(~goes, stable=True)][:room]
         parcel = _taken(state, mine)
-        parcel["images"] = parcel["images"].at[:, d].add(side * geometry.wraps(d, side))
-        along = [(i, (i + side) % geometry.counts[d]) for i in range(geometry.counts[d])]
-        parcel = _unpacked(jax.lax.ppermute(_packed(parcel), AXES[d], along), parcel)
+        turns = (side * geometry.wraps(d, side)).astype(state.images.dtype)
+        parcel["images"] = parcel["images"].at[:, d].add(turns)
+        parcel = _unpacked(sent(_packed(parcel), side), parcel)
         across = geometry.width(d) if side < 0 else -geometry.width(d, -1)
         parcel["positions"] = parcel["positions"] + across * basis
         arriving.append(parcel)
     merged = {name: jnp.concatenate([one[name] for one in arriving]) for name in FIELDS}
     # those who arrive take the rows of those who left, then rows that were never used
-    come, left = merged["species"] >= 0, jnp.sum(numbers, dtype=jnp.int32)
+    come = merged["species"] >= 0
     place = jnp.cumsum(come, dtype=jnp.int32) - 1
     free = jnp.where(place < left, gone[jnp.minimum(place, 2 * room - 1)], used + place - left)
     target = jnp.where(come, free, rows)
@@ -118,12 +152,7 @@ def _along(
         **{name: getattr(state, name).at[target].set(merged[name], mode="drop") for name in FIELDS}
     )
     used = used + jnp.maximum(jnp.sum(come, dtype=jnp.int32) - left, 0)
-    faults = (
-        jnp.where(jnp.any(far), jnp.int32(Fault.LEFT_BEHIND), 0)
-        | jnp.where(jnp.max(numbers) > room, jnp.int32(Fault.MIGRANT_CAPACITY), 0)
-        | jnp.where(used > rows, jnp.int32(Fault.ATOM_CAPACITY), 0)
-    )
-    return state, used, faults, jnp.max(numbers)
+    return state, used, _Along(faults, leaving, wanted)
 
 
 def _taken(state: State, rows: Int[Array, " room"]) -> dict[str, Array]:

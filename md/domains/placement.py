@@ -82,6 +82,9 @@ def placed(state: State, positions: np.ndarray, grid: Grid, geometry: Geometry, 
 
     fields = {name: getattr(state, name) for name in FIELDS}
     fields |= {"positions": relative.astype(dtype), "images": images.astype(np.int32)}
+    for name in ("species", "group"):  # a byte will do for these
+        values = np.asarray(fields[name])
+        fields[name] = values.astype(np.int8) if values.max() < 128 else values
     spread_out = {name: spread(fields[name], blank) for name, blank in FIELDS.items()}
     spread_out["site_energies"] = spread(state.site_energies, 0)
     rest = {

@@ -23,6 +23,7 @@ from md.domains.grid import Counts
 from md.faults import Fault
 
 _CANDIDATES_PER_BLOCK = 2**20  # tens of MiB
+_SHRINKS = 1.05  # what a stencil is made for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,26 +51,36 @@ class Bins:
 
 
 def plan(widths_A: tuple[float, float, float], reach: float, atoms: float) -> Bins:
-    """Bins of about half the range, fewer where the atoms are few.
+    """Bins of the range or of half of it, whichever leaves fewer atoms to look at.
 
     Args:
         widths_A: of the domain, Å.
         reach: Å.
         atoms: rows of the domain that hold an atom, ghosts included.
     """
-    for finer in (2, 1):
-        counts = [max(1, int((width + 2 * reach) / (reach * 1.01) * finer)) for width in widths_A]
-        if prod(counts) <= 2 * atoms:
-            break
+    return min(
+        (_bins(widths_A, reach, atoms, finer) for finer in (1, 2)),
+        key=lambda bins: bins.candidates,
+    )
+
+
+def _bins(widths_A: tuple[float, float, float], reach: float, atoms: float, finer: int) -> Bins:
+    spans = [width + 2 * reach for width in widths_A]
+    # wide enough for a stencil of ``finer`` bins, also when the box has shrunk a little
+    counts = [max(1, int(span / (reach * _SHRINKS) * finer)) for span in spans]
     while prod(counts) > max(2 * atoms, 27):  # mostly empty space
         counts[int(np.argmax(counts))] //= 2
+    stencil = [
+        min(n, ceil(reach * _SHRINKS * n / span)) for n, span in zip(counts, spans, strict=True)
+    ]
+    run = atoms / prod(counts) * (2 * stencil[2] + 1)
     a, b, c = counts
-    # room for a box that shrinks by a twentieth
-    stencil = tuple(
-        min(n, ceil(reach * 1.05 * n / (width + 2 * reach)))
-        for n, width in zip(counts, widths_A, strict=True)
-    )
-    return Bins((a, b, c), (stencil[0], stencil[1], stencil[2]), 1)
+    return Bins((a, b, c), (stencil[0], stencil[1], stencil[2]), likely(run))
+
+
+def likely(mean: float) -> int:
+    """More than a Poisson number of this mean nearly ever is, and a tenth for other reasons."""
+    return ceil(1.1 * mean + 5 * np.sqrt(mean) + 3)
 
 
 def bin_of(

@@ -36,7 +36,7 @@ def of_list(listed: DomainList) -> DomainList:
 
 
 def of_carry(carry: Carry) -> Carry:
-    return Carry(of_state(carry.state), of_list(carry.neighbours), ON_ALL, ON_ALL, ON_ALL)
+    return Carry(of_state(carry.state), of_list(carry.neighbours), *(ON_ALL,) * 4)
 
 
 def of_frame(leading: int = 0) -> Frame:

@@ -206,13 +206,13 @@ def test_warns_once_of_pairs_closer_than_ever_in_training(potential, crystal):
 
 
 def test_nothing_recompiles_for_other_numbers(potential, reference, crystal):
-    from md.chunk import _run_chunk
+    from md.chunk import compiled
 
     with jax.enable_x64(True):
-        before = _run_chunk._cache_size()
+        before = compiled()._cache_size()
     run(potential, crystal, timestep_fs=1.0, steps=33)
     with jax.enable_x64(True):
-        assert _run_chunk._cache_size() == before
+        assert compiled()._cache_size() == before
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import pytest
 from scipy import stats
 
 from md import summation, units
+from md.state import kinetic_energies
 from md.thermostats import (
     bussi,
-    kinetic_energies,
     langevin,
     no_heat,
     nose_hoover_chain,
