@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from md.observable import UserObservable
     from md.pair_potentials import ZBL, LennardJones, Morse
     from md.relaxation import Relaxation, RelaxationError, relax
-    from md.run import Simulation, SimulationError, simulate
+    from md.replicated import Replicated
+    from md.run import MemoryPlan, Simulation, SimulationError, plan_memory, simulate
     from md.stages import Stage
     from md.state import State
     from md.sum_potential import Sum
@@ -42,12 +43,14 @@ __all__ = [
     "LennardJones",
     "LocalPotential",
     "MeanSquaredDisplacement",
+    "MemoryPlan",
     "Metadynamics",
     "Morse",
     "NeighbourList",
     "RadialDistribution",
     "Relaxation",
     "RelaxationError",
+    "Replicated",
     "Simulation",
     "SimulationError",
     "Stage",
@@ -60,6 +63,7 @@ __all__ = [
     "analyse",
     "diffusion_coefficient",
     "neighbour_list",
+    "plan_memory",
     "relax",
     "simulate",
 ]
@@ -74,12 +78,14 @@ _HOMES = {
     "LennardJones": "md.pair_potentials",
     "LocalPotential": "md.local_potential",
     "MeanSquaredDisplacement": "md.correlations",
+    "MemoryPlan": "md.run",
     "Metadynamics": "md.metadynamics",
     "Morse": "md.pair_potentials",
     "NeighbourList": "md.neighbours",
     "RadialDistribution": "md.distributions",
     "Relaxation": "md.relaxation",
     "RelaxationError": "md.relaxation",
+    "Replicated": "md.replicated",
     "Simulation": "md.run",
     "SimulationError": "md.run",
     "Stage": "md.stages",
@@ -92,6 +98,7 @@ _HOMES = {
     "analyse": "md.analysis",
     "diffusion_coefficient": "md.correlations",
     "neighbour_list": "md.neighbours",
+    "plan_memory": "md.run",
     "relax": "md.relaxation",
     "simulate": "md.run",
 }

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from md import cells, totals, units
 from md.domains.lists import DomainList
@@ -56,41 +56,53 @@ class Closest(NamedTuple):
     step: Int[Array, "*samples"]
 
 
-def no_alarm() -> Alarm:
-    nothing = jnp.int32(0)
-    return Alarm(nothing, nothing, nothing, nothing)
-
-
-def check(
-    limits: Limits, state: State, parameters: Parameters
-) -> tuple[Int[Array, ""], Int[Array, ""], Int[Array, ""]]:
-    """Faults of a state, its step, and the atom to blame; of one replica."""
-    real = real_atoms(state.species)
-    finite = ~real | jnp.isfinite(state.site_energies)
-    for vectors in (state.positions, state.momenta, state.forces):
-        finite &= ~real | jnp.all(jnp.isfinite(vectors), axis=1)
-    speed = jnp.sqrt(jnp.sum(state.momenta**2, axis=1)) / state.masses
-    speed = jnp.where(mobile(state), speed, 0)
+def check(limits: Limits, state: State, parameters: Parameters) -> Int[Array, ""]:
+    """Faults of a state; of one replica."""
+    speed, finite = _speed(state), _finite(state)
     kinetic = totals.total(jnp.where(mobile(state), state.masses * speed**2 / 2, 0), state.axes)
     hottest = limits.temperature * units.BOLTZMANN * jnp.sum(parameters.freedom) / 2
-    all_finite = totals.every(finite, state.axes)
-    faults = jnp.where(
-        ~all_finite | ~jnp.all(jnp.isfinite(state.cell)) | ~jnp.isfinite(state.bias_energy),
-        jnp.int32(Fault.NOT_FINITE),
+    # both extremes in one message to other devices
+    extremes = jnp.stack(
+        [jnp.max(1.0 - finite), jnp.max(jnp.where(jnp.isfinite(speed), speed, 0), initial=0)]
+    )
+    lost, fastest = totals.largest_of_devices(extremes, state.axes)
+    good = (lost == 0) & jnp.all(jnp.isfinite(state.cell)) & jnp.isfinite(state.bias_energy)
+    return jnp.where(
+        good,
         jnp.where(kinetic > hottest, jnp.int32(Fault.TOO_HOT), jnp.int32(0))
         | jnp.where(
-            totals.largest(speed, state.axes) * parameters.timestep > limits.displacement,
+            fastest * parameters.timestep > limits.displacement,
             jnp.int32(Fault.TOO_FAST),
             jnp.int32(0),
         ),
+        jnp.int32(Fault.NOT_FINITE),
     )
-    blame = jnp.where(all_finite, speed, 1.0 - finite)
-    return faults, state.step, totals.of_the_largest(blame, state.ids, state.axes)
 
 
-def first_alarm(checked: tuple[Array, Array, Array]) -> Alarm:
-    """The alarm of the first replica that raises one, from what :func:`check` says of each."""
-    faults, steps, atoms = (jnp.atleast_1d(x) for x in checked)
+def blamed(faults: Int[Array, ""], state: State) -> Int[Array, ""]:
+    """The atom that is not finite, or else the fastest; of one replica."""
+    blame = jnp.where(faults == Fault.NOT_FINITE, 1.0 - _finite(state), _speed(state))
+    return totals.of_the_largest(blame, state.ids, state.axes)
+
+
+def _finite(state: State) -> Bool[Array, " atoms"]:
+    """Of padded rows too."""
+    finite = jnp.isfinite(state.site_energies)
+    for vectors in (state.positions, state.momenta, state.forces):
+        finite &= jnp.all(jnp.isfinite(vectors), axis=1)
+    return finite | ~real_atoms(state.species)
+
+
+def _speed(state: State) -> Float[Array, " atoms"]:
+    speed = jnp.sqrt(jnp.sum(state.momenta**2, axis=1)) / state.masses
+    return jnp.where(mobile(state), speed, 0)
+
+
+def first_alarm(
+    faults: Int[Array, "*replicas"], steps: Int[Array, "*replicas"], atoms: Int[Array, "*replicas"]
+) -> Alarm:
+    """The alarm of the first replica that raises one, from what is known of each."""
+    faults, steps, atoms = (jnp.atleast_1d(x) for x in (faults, steps, atoms))
     replica = jnp.argmax(faults != 0).astype(jnp.int32)
     return Alarm(faults[replica], steps[replica], atoms[replica], replica)
 

@@ -15,6 +15,7 @@ from md import structures
 from md.groups import Group
 from md.local_potential import LocalPotential
 from md.observable import Observable
+from md.replicated import Replicated, Structure, unit_of
 from md.stages import Leg, Stage
 
 
@@ -43,18 +44,20 @@ def stages_of(
     ]
 
 
-def templates_of(atoms: Atoms | Sequence[Atoms], replicas: int | None) -> tuple[Atoms, ...]:
+def templates_of(
+    structure: Structure | Sequence[Atoms], replicas: int | None
+) -> tuple[Structure, ...]:
     """The structure of each replica, checked."""
     if replicas is not None and replicas < 1:
         raise ValueError(f"replicas must be at least 1, not {replicas}")
-    if isinstance(atoms, Atoms):
-        templates = (atoms,) * (replicas or 1)
+    if isinstance(structure, (Atoms, Replicated)):
+        templates = (structure,) * (replicas or 1)
     else:
-        templates = tuple(atoms)
+        templates = tuple(structure)
         if len(templates) != replicas:
             raise ValueError(f"{len(templates)} structures need replicas={len(templates)}")
-    first = templates[0]
-    for number, template in enumerate(templates):
+    first = unit_of(templates[0])
+    for number, template in enumerate(map(unit_of, templates)):
         structures.validate(template)
         if list(template.numbers) != list(first.numbers) or any(template.pbc != first.pbc):
             raise ValueError(
@@ -132,10 +135,10 @@ def check_balance(balance: int, grid: Any) -> None:
 
 
 def too_hot(
-    course: Sequence[Leg], templates: Sequence[Atoms], ladder_K: np.ndarray | None
+    course: Sequence[Leg], templates: Sequence[Structure], ladder_K: np.ndarray | None
 ) -> float:
     """K: ten times the largest temperature in sight, but at least 10,000."""
-    known = [1000.0, *(template.get_temperature() for template in templates)]
+    known = [1000.0, *(unit_of(template).get_temperature() for template in templates)]
     known += [] if ladder_K is None else list(ladder_K)
     for leg in course:
         asked = [leg.stage.temperature_K, *(g.temperature_K for g in leg.stage.groups)]
@@ -143,7 +146,7 @@ def too_hot(
     return 10 * max(known)
 
 
-def default_chunk(potential: LocalPotential, atoms: Atoms) -> int:
+def default_chunk(potential: LocalPotential, atoms: Structure) -> int:
     """Steps per chunk: about as much work for any size, but never dependent on the machine."""
     work = 500_000 if getattr(potential, "pairwise", False) else 20_000
     return int(np.clip(work // len(atoms), 20, 2000))

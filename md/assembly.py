@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from functools import cached_property
 from typing import Any
 
@@ -13,13 +14,14 @@ from ase import Atoms
 
 from md import neighbours, observables, pair_search, replicas, structures, summation, uncertainty
 from md.bias import Bias
-from md.domains import allocation, balance, placement, sharding
+from md.domains import allocation, balance, crystal, placement, sharding
 from md.domains.grid import Grid
 from md.ensembles import Course
 from md.faults import Fault
 from md.neighbours import NeighbourFunctions, NeighbourList
 from md.observable import Observable
 from md.program import Carry, Program, System
+from md.replicated import Replicated, Structure, atoms_of, copies_of, unit_of
 from md.species import species_indices
 from md.stages import Leg
 from md.state import State, maxwell_boltzmann_momenta, without_rotation
@@ -34,7 +36,7 @@ class Assembly:
 
     Attributes:
         system: what acts on the atoms.
-        templates: the structure of each replica.
+        templates: the structure of each replica; one that repeats is on domains alone.
         legs: the stages, one after the other.
         neighbour_functions: of the list.
         observables: what is accumulated.
@@ -50,7 +52,7 @@ class Assembly:
     """
 
     system: System
-    templates: tuple[Atoms, ...]
+    templates: tuple[Structure, ...]
     legs: tuple[Leg, ...]
     neighbour_functions: NeighbourFunctions
     observables: tuple[Observable, ...]
@@ -77,7 +79,7 @@ class Assembly:
         return Program(
             ensemble=stage.ensemble,
             cell=stage.cell,
-            trajectory=self.trajectory,
+            trajectory=self.trajectory and self.grid is None,
             block_size=self.block_size,
             deterministic=self.deterministic,
             driven=leg.partition.driven,
@@ -105,9 +107,10 @@ class Assembly:
     @cached_property
     def reference_energy(self) -> float:
         """eV, of all atoms: what the species' site energies do not hold."""
-        potential = self.system.potential
-        species = species_indices(self.templates[0].symbols, potential.species)
-        return float(np.sum(np.asarray(potential.reference_energies, float)[species]))
+        potential, structure = self.system.potential, self.templates[0]
+        species = species_indices(unit_of(structure).symbols, potential.species)
+        of_unit = np.sum(np.asarray(potential.reference_energies, float)[species])
+        return float(of_unit) * copies_of(structure)
 
     def leg_of(self, carry: Carry) -> Leg:
         """The stage that a state is in, or has just ended."""
@@ -120,7 +123,7 @@ class Assembly:
                 {"ensemble": leg.stage.ensemble, "timestep_fs": leg.stage.timestep_fs}
                 for leg in self.legs
             ],
-            "numbers": self.templates[0].numbers.tolist(),
+            "atoms": _fingerprint(self.templates[0]),
             "pbc": self.templates[0].pbc.tolist(),
             "replicas": self.replicas,
             "uncertainty": self.uncertainty is not None,
@@ -130,11 +133,12 @@ class Assembly:
 
     def fresh(self) -> Carry:
         """The structures as they are given, one step before step 0."""
+        if self.grid is not None:
+            return self._spread(self.templates[0])
         states = []
         for r, atoms in enumerate(self.templates):
-            state = structures.state_from_atoms(
-                atoms, self.system.potential.species, atoms.get_momenta(), self.seed, self.precision
-            )
+            assert isinstance(atoms, Atoms)
+            state = self._state(atoms)
             if self.system.bias is not None:
                 state = state.replace(bias=self.system.bias.init(state))
             if self.replicas is not None:
@@ -142,8 +146,6 @@ class Assembly:
                 state = state.replace(key=jax.random.fold_in(state.key, r), rung=rung)
             states.append(state)
         first = states[0]
-        if self.grid is not None:
-            return self._spread(first, self.templates[0].positions)
         listed = self.neighbour_functions.allocate(
             first.positions, first.cell, first.species, fill=False
         )
@@ -159,15 +161,28 @@ class Assembly:
         listed, accumulators, watch = replicas.stack(copies)
         return Carry(replicas.stack(states), listed, accumulators, exchanges, watch)
 
-    def _spread(self, state: State, positions: np.ndarray) -> Carry:
+    def _state(self, atoms: Atoms) -> State:
+        species = self.system.potential.species
+        return structures.state_from_atoms(
+            atoms, species, atoms.get_momenta(), self.seed, self.precision
+        )
+
+    def _spread(self, structure: Structure) -> Carry:
         """A state in the domains of its atoms, with a list that is still to be built."""
         assert self.grid is not None
-        reach = self.neighbour_functions.reach
-        cell = np.asarray(state.cell, float)
-        geometry = placement.cut(positions, cell, state.pbc, self.grid.counts, self.precision)
-        fullest = int(placement.populations(positions, cell, geometry).max())
-        rows = allocation.rows_for(fullest, self.grid.domains)
-        state = placement.placed(state, positions, self.grid, geometry, rows)
+        grid, reach = self.grid, self.neighbour_functions.reach
+        atoms, cell = unit_of(structure), structure.cell.array
+        state = self._state(atoms)
+        geometry = placement.cut(atoms.positions, cell, state.pbc, grid.counts, self.precision)
+        if isinstance(structure, Replicated):
+            state = state.replace(cell=jnp.asarray(cell, self.precision))
+            along = crystal.places(structure, geometry)
+            rows = allocation.rows_for(int(crystal.populations(along).max()), grid.domains)
+            state = crystal.placed(state, structure, grid, geometry, along, rows)
+        else:
+            populations = placement.populations(atoms.positions, cell, geometry)
+            rows = allocation.rows_for(int(populations.max()), grid.domains)
+            state = placement.placed(state, atoms.positions, grid, geometry, rows)
         listed = allocation.allocate(state, geometry, self.grid, reach)
         return Carry(state, listed, (), None, begun=self.grid.everywhere(np.asarray(False)))
 
@@ -179,18 +194,21 @@ class Assembly:
         program, course = self.program(leg), self.course(leg)
         old_program, old_course = self.program(before), self.course(before)
         parted = leg.partition
-        groups = jnp.asarray(parted.group)
-        few = parted.group.max(initial=0) < 128
-        velocities = jnp.asarray(parted.velocity, self.precision)
+        few = len(parted.thermal) < 128
+        if not parted.whole:
+            groups = jnp.asarray(parted.group)
+            velocities = jnp.asarray(parted.velocity, self.precision)
         fresh = steps_done(carry) < 0
         draw = leg.stage.velocities == "draw" or (leg.stage.velocities is None and fresh)
         start = leg.stage.start_temperature_K
 
         def enter_one(state: State, temperature: Any, parameters: Any, old: Any) -> State:
-            atom = jnp.maximum(state.ids, 0)
-            group = jnp.where(state.ids >= 0, groups[atom], -1)
+            group = jnp.where(state.ids >= 0, 0, -1)
+            if not parted.whole:
+                atom = jnp.maximum(state.ids, 0)
+                group = jnp.where(state.ids >= 0, groups[atom], -1)
+                velocity = jnp.where((state.ids >= 0)[:, None], velocities[atom], 0)
             group = group.astype(state.group.dtype if few else jnp.int32)
-            velocity = jnp.where((state.ids >= 0)[:, None], velocities[atom], 0)
             conserved = None
             if not fresh:
                 exchanged = old_program.integrator(old).energy_exchanged
@@ -209,7 +227,9 @@ class Assembly:
                     ids=state.ids,
                     axes=state.axes,
                 )
-            momenta = jnp.where((group < 0)[:, None], state.masses[:, None] * velocity, momenta)
+            if not parted.whole:
+                driven = state.masses[:, None] * velocity
+                momenta = jnp.where((group < 0)[:, None], driven, momenta)
             state = state.replace(momenta=momenta, group=group)
             if draw and leg.stage.remove_rotation_every:
                 state = without_rotation(state)
@@ -222,12 +242,10 @@ class Assembly:
             return state
 
         state = carry.state
-        if self.grid is not None:
-            spread = sharding.of_state(state)
-            specs = spread, *(sharding.ON_ALL,) * 3
-            enter_one = self.grid.sharded(enter_one, specs, spread)
-        enter_one = jax.jit(enter_one)  # once, instead of hundreds of small programs
         arguments = (program.parameters(course, state), old_program.parameters(old_course, state))
+        if self.grid is not None:
+            return self._entered(enter_one, carry, start, *arguments)
+        enter_one = jax.jit(enter_one)  # once, instead of hundreds of small programs
         if self.replicas is None:
             return carry._replace(state=enter_one(state, start, *arguments))
         entered = [
@@ -239,6 +257,20 @@ class Assembly:
             for r in range(self.replicas)
         ]
         return carry._replace(state=replicas.stack(entered))
+
+    def _entered(self, enter: Any, carry: Carry, *arguments: Any) -> Carry:
+        """On domains: the state is written over, and a list still to be built makes room for it."""
+        assert self.grid is not None
+        listed, fresh = carry.neighbours, steps_done(carry) < 0
+        if fresh:
+            allocation.release(listed)
+        spread = sharding.of_state(carry.state)
+        enter = self.grid.sharded(enter, (spread, *(sharding.ON_ALL,) * len(arguments)), spread)
+        state = jax.jit(enter, donate_argnums=0)(carry.state, *arguments)
+        if fresh:
+            place = listed.geometry, self.grid, listed.reach, listed.capacities
+            listed = allocation.empty(state, *place)
+        return carry._replace(state=state, neighbours=listed)
 
     def with_room_for_bias(self, state: State, steps: int) -> State:
         """A state whose bias can remember what so many steps will bring."""
@@ -316,7 +348,7 @@ class Assembly:
             frame = frame._replace(**placement.in_order(fields, cell, frame.geometry))
         return structures.atoms_from_frame(
             frame,
-            self.templates[replica],
+            atoms_of(self.templates[replica]),
             time_fs=leg.time_fs(int(frame.sample.step)),
             reference_energy=self.reference_energy,
         )
@@ -337,21 +369,29 @@ class Assembly:
         parameters = program.parameters(self.course(leg), state)
 
         @program.per_replica
-        def look(parameters: Any, state: State, neighbours: Any) -> Any:
+        def look(parameters: Any, state: State) -> Any:
             exchanged = program.integrator(parameters).energy_exchanged
-            sample = observables.sample(state, parameters, exchanged)
-            return structures.frame_of(state, sample, neighbours)
+            return observables.sample(state, parameters, exchanged)
 
-        listed = None
         if self.grid is not None:
-            listed = carry.neighbours
-            spread = sharding.of_state(state), sharding.of_list(listed)
-            look = self.grid.sharded(look, (sharding.ON_ALL, *spread), sharding.of_frame())
-        frame = Grid.fetched(jax.jit(look)(parameters, state, listed))
+            specs = sharding.ON_ALL, sharding.of_state(state)
+            look = self.grid.sharded(look, specs, sharding.ON_ALL)
+        sample = jax.jit(look)(parameters, state)
+        frame = Grid.fetched(structures.frame_of(state, sample, carry.neighbours))
         return [
             self.atoms_from(jax.tree.map(lambda x, at=at: x[at], frame), leg, replica)
             for replica, at in enumerate(self.of_replicas())
         ]
+
+
+def _fingerprint(structure: Structure) -> str:
+    """Which elements there are, in which order; short for any number of atoms."""
+    unit = unit_of(structure).numbers.astype(np.uint8).tobytes()
+    digest, many = hashlib.sha256(), max(1, 2**20 // len(unit))
+    copies = copies_of(structure)
+    for start in range(0, copies, many):
+        digest.update(unit * min(many, copies - start))
+    return f"{len(structure)} atoms, {digest.hexdigest()[:16]}"
 
 
 def steps_done(carry: Carry) -> int:

@@ -24,6 +24,11 @@ class Background:
         self._raise()
         self._tasks.put(task)
 
+    def wait(self) -> None:
+        """Until all tasks that there are now are done."""
+        self._tasks.join()
+        self._raise()
+
     def close(self) -> None:
         """Wait for all tasks."""
         self._tasks.put(None)
@@ -41,3 +46,4 @@ class Background:
                     task()
                 except BaseException as error:
                     self._error = error
+            self._tasks.task_done()

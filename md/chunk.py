@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from md import bias, cells, observables, pair_search, replicas, summation, totals, uncertainty
-from md.alarms import Closest, check, closest_pair, first_alarm, no_alarm
+from md.alarms import Closest, blamed, check, closest_pair, first_alarm
 from md.domains import lists, migration, sharding
 from md.domains.lists import DomainList
 from md.ensembles import Course, Parameters
@@ -379,7 +379,7 @@ def _run_chunk(
     run = program.grid.sharded(
         partial(_steps, program),
         (everywhere, everywhere, spread, everywhere),
-        (spread, sharding.of_report(program.trajectory)),
+        (spread, sharding.of_report()),
     )
     return run(*arguments)
 
@@ -399,16 +399,16 @@ def _steps(
         done, carry, _ = inner
         carry = advance(program, system, course, carry, done + 1 == count)
         parameters = program.parameters(course, carry.state)
-        alarms = program.per_replica(partial(check, system.limits))(carry.state, parameters)
-        return done + 1, carry, first_alarm(alarms)
+        faults = program.per_replica(partial(check, system.limits))(carry.state, parameters)
+        return done + 1, carry, faults
 
     def segment(outer, count):
         def unfinished(inner):
-            done, carry, alarm = inner
-            good = (alarm.faults == 0) & ~_any_fault(carry)
+            done, carry, faults = inner
+            good = jnp.all(faults == 0) & ~_any_fault(carry)
             return (done < count) & good & ~_stopped(program, carry)
 
-        _, carry, alarm = jax.lax.while_loop(
+        _, carry, faults = jax.lax.while_loop(
             unfinished, partial(step, count), (jnp.int32(0), *outer)
         )
 
@@ -419,7 +419,7 @@ def _steps(
             find = partial(_closest, program, system.shortest_distances)
             closest = program.per_replica(find)(carry.state, carry.neighbours)
         watched = None if carry.watch is None else carry.watch._replace(kept=None)
-        return (carry, alarm), (sample, closest, watched)
+        return (carry, faults), (sample, closest, watched)
 
     def row(outer, counts):
         outer, (samples, closest, watched) = jax.lax.scan(segment, outer, counts)
@@ -429,9 +429,11 @@ def _steps(
             frame = frame_of(outer[0].state, last, outer[0].neighbours)
         return outer, (samples, frame, closest, watched)
 
-    (carry, alarm), (samples, frames, closest, watched) = jax.lax.scan(
-        row, (carry, no_alarm()), counts
+    (carry, faults), (samples, frames, closest, watched) = jax.lax.scan(
+        row, (carry, jnp.zeros_like(carry.state.step)), counts
     )
+    atoms = program.per_replica(blamed)(faults, carry.state)
+    alarm = first_alarm(faults, carry.state.step, atoms)
     uncertain = None
     if carry.watch is not None:
         uncertain = carry.watch.kept

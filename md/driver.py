@@ -25,6 +25,7 @@ from md.output import LAST_GOOD, Output
 from md.processes import Team
 from md.program import Carry, Report
 from md.progress import ProgressMeter
+from md.replicated import symbol_of
 from md.schedule import Plan, Schedule
 from md.stages import Leg
 from md.uncertainty import Passed
@@ -103,7 +104,7 @@ class Driver:
                         done = self.advance(leg, course, carry, files)
                         if done.report is not None:
                             written = False
-                            self.write(leg, done.plan, done.report, files)
+                            self.write(leg, done, files)
                             passed = self.flag(leg, done.report, files)
                             warned = warned or self.warn_if_too_close(done.report.closest)
                             doubted = doubted or self.warn_if_uncertain(passed)
@@ -168,8 +169,10 @@ class Driver:
             return Progress(grown, None, plan, True)
         return Progress(grown, report, plan.until(steps_done(new)), True)
 
-    def write(self, leg: Leg, plan: Plan, report: Report, files: Output) -> None:
+    def write(self, leg: Leg, done: Progress, files: Output) -> None:
         """Append a chunk's lines and frames."""
+        plan, report = done.plan, done.report
+        assert report is not None
         samples, frames, watched = Grid.fetched((report.samples, report.frames, report.watched))
         for replica, at in enumerate(self.assembly.of_replicas()):
             lines = [
@@ -183,12 +186,15 @@ class Driver:
                 )
                 for line in plan.logged
             ]
-            kept = [
-                self.assembly.atoms_from(
-                    jax.tree.map(lambda x, i=(f, *at): x[i], frames), leg, replica
-                )
-                for f in plan.framed
-            ]
+            if frames is None:  # on domains there is no room for any but the state itself
+                kept = self.assembly.final_atoms(leg, done.carry) if plan.framed else []
+            else:
+                kept = [
+                    self.assembly.atoms_from(
+                        jax.tree.map(lambda x, i=(f, *at): x[i], frames), leg, replica
+                    )
+                    for f in plan.framed
+                ]
             files.write(lines, kept, replica)
 
     def flag(self, leg: Leg, report: Report, files: Output) -> Passed | None:
@@ -220,10 +226,14 @@ class Driver:
             return
         if steps_done(carry) < 0 or _amid_a_step(carry):
             return
+        if files.folder is None:
+            return
         about = {"settings": self.assembly.settings(), "stage": entered}
-        if self.assembly.grid is not None:
-            carry, about["domains"] = restart.packed(carry)
-        files.save(carry, about)
+        if self.assembly.grid is None:
+            files.save(carry, about)
+            return
+        packed = restart.packed(carry)
+        files.save(packed.tree, about | {"domains": packed.about}, packed.rows)
 
     def resume(self, files: Output) -> tuple[Carry, int]:
         """What a checkpoint holds, and the number of the stage it is in."""
@@ -244,8 +254,10 @@ class Driver:
         leg = self.assembly.legs[stage]
         template = self.assembly.enter(leg, leg, self.assembly.fresh())
         if self.assembly.grid is not None:
-            packed = files.restore(restart.packed(template)[0], None, ("",))
-            return restart.unpacked(packed, template, facts["domains"], self.assembly.grid), stage
+            rows = files.rows(restart.ROWS)
+            tree = files.restore(restart.packed(template).tree, None, ("",))
+            grid = self.assembly.grid
+            return restart.unpacked(tree, rows, facts["domains"], template, grid), stage
         # hills of metadynamics grow on the way
         carry = files.restore(template, template.state.species, (".state.bias",))
         if carry.watch is not None:  # a run that was stopped by its uncertainty goes on from there
@@ -261,9 +273,9 @@ class Driver:
         if not ratio[at] < 1:
             return False
         a, b = (int(i) for i in np.asarray(closest.pair)[at])
-        symbols = self.assembly.templates[0].get_chemical_symbols()
+        one, other = (symbol_of(self.assembly.templates[0], atom) for atom in (a, b))
         warnings.warn(
-            f"step {int(closest.step[at])}: atoms {a} ({symbols[a]}) and {b} ({symbols[b]}) are "
+            f"step {int(closest.step[at])}: atoms {a} ({one}) and {b} ({other}) are "
             f"{float(closest.distance[at]):.3f} Å apart, closer than any such pair the potential "
             "was trained on: it extrapolates",
             stacklevel=5,
@@ -284,8 +296,7 @@ class Driver:
         return True
 
     def name_of(self, atom: int, replica: int) -> str:
-        symbol = self.assembly.templates[0].get_chemical_symbols()[atom]
-        where = f"atom {atom} ({symbol})"
+        where = f"atom {atom} ({symbol_of(self.assembly.templates[0], atom)})"
         return where if self.assembly.replicas is None else f"replica {replica}, {where}"
 
     def stop(
@@ -324,8 +335,7 @@ class Driver:
             kept = f"the last good state, of step {steps_done(good)}, is " + (
                 f"in {path}" if path else "lost: give an output folder to keep it"
             )
-        step = int(alarm.step) if raised else int(report.alarm.step)
-        raise SimulationError(f"step {step}: {what}{first}; {kept}")
+        raise SimulationError(f"step {int(alarm.step)}: {what}{first}; {kept}")
 
 
 def _amid_a_step(carry: Carry) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from ase import Atoms
 from ase.constraints import FixAtoms
 
 from md import units
+from md.replicated import Structure, atoms_of, unit_of
 
 Number = float | int
 Value = Number | Sequence[Number]
@@ -62,7 +64,12 @@ class Group:
     def __str__(self) -> str:
         return f"group {self.name!r}" if self.name else f"the group of atoms {self.atoms!r}"
 
-    @property
+    @cached_property
+    def whole(self) -> bool:
+        """Whether nothing sets any atom apart."""
+        return not (self.group.any() or self.driven or self.forced)
+
+    @cached_property
     def held(self) -> bool:
         """Whether the atoms' momenta never change."""
         return self.fixed or self.velocity_A_per_fs is not None
@@ -119,16 +126,21 @@ class Partition:
     velocity: np.ndarray
     force: np.ndarray
 
-    @property
+    @cached_property
+    def whole(self) -> bool:
+        """Whether nothing sets any atom apart."""
+        return not (self.group.any() or self.driven or self.forced)
+
+    @cached_property
     def held(self) -> bool:
         """Whether the momenta of some atoms never change."""
         return bool((self.group < 0).any())
 
-    @property
+    @cached_property
     def driven(self) -> bool:
         return bool(self.velocity.any())
 
-    @property
+    @cached_property
     def forced(self) -> bool:
         return bool(self.force.any())
 
@@ -137,12 +149,17 @@ class Partition:
         return np.bincount(self.group[self.group >= 0], minlength=len(self.thermal))
 
 
-def partition(atoms: Atoms, groups: Sequence[Group]) -> Partition:
+def partition(structure: Structure, groups: Sequence[Group]) -> Partition:
     """Divide a structure among groups; ASE's ``FixAtoms`` count as a fixed group.
 
     Raises:
         ValueError: for overlapping groups, or constraints of another kind.
     """
+    n = len(structure)
+    if not groups and not unit_of(structure).constraints:
+        nothing = np.broadcast_to(0.0, (n, 3))  # takes no memory
+        return Partition((None,), np.broadcast_to(np.int32(0), n), nothing, nothing)
+    atoms = atoms_of(structure)
     fixed = []
     for constraint in atoms.constraints:
         if not isinstance(constraint, FixAtoms):
@@ -151,7 +168,6 @@ def partition(atoms: Atoms, groups: Sequence[Group]) -> Partition:
                 "supported (FixAtoms is): remove it"
             )
         fixed.append(Group(constraint.get_indices(), name="FixAtoms", fixed=True))
-    n = len(atoms)
     velocity, force = np.zeros((n, 3)), np.zeros((n, 3))
     group, owner = np.zeros(n, np.int32), np.full(n, -1)
     thermal: list[Group | None] = [None]

@@ -8,7 +8,8 @@ A folder holds, for each replica in a sub-folder ``replica-000`` ... where there
     NAME.csv, *.png         tables of observables and figures, at the end
     final.extxyz            the last structure; last_good.extxyz where a run had to stop
 
-and, always in the folder itself, ``checkpoint.npz``. All that grows can be read while the run goes
+and, always in the folder itself, ``checkpoint.npz``, on domains with a folder ``checkpoint-rows-0``
+or ``-1`` for what belongs to atoms. All that grows can be read while the run goes
 on. Files of an earlier run, and with them all tables and figures, are moved into ``previous-1`` and
 so on.
 """
@@ -17,30 +18,35 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import jax
 import numpy as np
 from ase import Atoms
 
-from md import checkpoint
+from md import checkpoint, row_files
 from md.background import Background
 from md.durable import GrowingText, replacing
 from md.extxyz import formatted
+from md.processes import Team
+from md.row_files import Rows
 from md.trajectory import Trajectory, TrajectorySettings, open_trajectory
 
 LOG = "log.csv"
 FINAL = "final.extxyz"
 LAST_GOOD = "last_good.extxyz"
 CHECKPOINT = "checkpoint.npz"
+ROWS = "checkpoint-rows"
 FIGURE = "run.png"
 UNCERTAIN = "uncertain.extxyz"
 
 _EARLIER = (
-    "*.csv", "*.png", "trajectory", "trajectory.*", FINAL, LAST_GOOD, CHECKPOINT, UNCERTAIN,
-    "replica-*", "*.partial",
+    "*.csv", "*.png", "trajectory", "trajectory.*", FINAL, LAST_GOOD, CHECKPOINT, f"{ROWS}-*",
+    UNCERTAIN,    "replica-*", "*.partial",
 )  # fmt: skip
 
 Line = Mapping[str, float | int]
@@ -101,6 +107,7 @@ class Output:
         self._uncertain: list[list[Atoms]] = [[] for _ in range(replicas or 1)]
         self._files: list[_Files] = []
         self._writer: Background | None = None
+        self._rows: str | None = None
         if self.folder is None:
             if restart:
                 raise ValueError("restart needs the output folder of the run to go on with")
@@ -149,24 +156,49 @@ class Output:
             files = self._opened[replica]
             self._submit(lambda: files.flag(frames))
 
-    def save(self, tree: Any, facts: Mapping[str, Any]) -> None:
+    def save(
+        self, tree: Any, facts: Mapping[str, Any], rows: Mapping[str, jax.Array] | None = None
+    ) -> None:
         """Write a checkpoint, of this pytree and of all that was written before this call.
 
         Args:
             tree: arrays, random keys and neighbour lists, fetched from the device at once.
             facts: what else to keep (JSON).
+            rows: arrays of many devices, for which all processes must call. Each writes its own
+                part, before this returns.
         """
-        if self.folder is None or not self._writes:
+        if self.folder is None:
+            return
+        folder = None if rows is None else self._write_rows(rows)
+        if not self._writes:
             return
         path, snapshot = self.folder / CHECKPOINT, checkpoint.snapshot(tree)
         files = self._opened
 
         def task() -> None:
             marks = [each.commit() for each in files]
-            about = {"marks": marks, "trajectory": self._about_trajectory()}
+            about = {"marks": marks, "trajectory": self._about_trajectory(), "rows": folder}
             checkpoint.save(path, snapshot, {"run": dict(facts), "files": about})
+            for old in path.parent.glob(f"{ROWS}-*"):
+                if old.name != folder:
+                    shutil.rmtree(old)
 
         self._submit(task)
+
+    def _write_rows(self, rows: Mapping[str, jax.Array]) -> str:
+        """Write rows beside those of the checkpoint that there is; returns in which folder."""
+        assert self.folder is not None
+        self._rows = f"{ROWS}-1" if self._rows == f"{ROWS}-0" else f"{ROWS}-0"
+        folder, team = self.folder / self._rows, Team.of_all()
+        if self._writes:
+            assert self._writer is not None
+            self._writer.wait()  # who may still be busy with what was there
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+        team.wait()
+        row_files.write(folder, rows)
+        team.wait()
+        return self._rows
 
     def facts(self) -> dict[str, Any]:
         """What ``save`` was told when it wrote the checkpoint that is in the folder."""
@@ -194,11 +226,26 @@ class Output:
                 f"{len(self._folders)}: restart with as many"
             )
         tree = checkpoint.load(self.folder / CHECKPOINT, template, species, resizable)
+        self._rows = about.get("rows")
         if self._writes:
             self._open(about["marks"])
         for replica, folder in enumerate(self._folders):
             self._lines[replica] = list(read_log(folder / LOG, self.columns))
         return tree
+
+    def rows(self, names: Sequence[str]) -> dict[str, Rows]:
+        """The arrays of many devices of the checkpoint that is in the folder.
+
+        Raises:
+            ValueError: if one is absent or incomplete.
+        """
+        assert self.folder is not None
+        name = self._stored()["files"].get("rows")
+        if name is None:
+            raise ValueError(
+                f"{self.folder / CHECKPOINT} was written without domains: restart without them"
+            )
+        return {each: Rows(self.folder / name, each) for each in names}
 
     def write_structure(self, name: str, atoms: Atoms, replica: int | None = None) -> None:
         """Write one structure, with all that it carries, as extended XYZ; at once."""

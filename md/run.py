@@ -3,98 +3,51 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
 from collections.abc import Sequence
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from ase import Atoms
 from ase.constraints import FixAtoms
 
-from md import arguments, figures, neighbours, relaxation
+from md import arguments, neighbours, relaxation
 from md import bias as biases
-from md import replicas as replicas_of
-from md import uncertainty as uncertainties
 from md.alarms import Limits
-from md.assembly import Assembly, steps_done
-from md.domains import loads as domain_loads
-from md.domains.lists import DomainList
-from md.domains.loads import Loads
+from md.assembly import Assembly
 from md.domains.placement import grid_for
 from md.driver import Driver, SimulationError
 from md.groups import Group
 from md.local_potential import LocalPotential, chosen_precision, with_precision
-from md.neighbours import NeighbourList
+from md.memory_plan import MemoryPlan, planned
 from md.observable import Observable, check_names
 from md.observables import log_columns
-from md.output import FIGURE, FINAL, Output
+from md.output import Output
 from md.processes import Team
-from md.program import Carry, System
+from md.program import System
+from md.replicated import Structure, atoms_of, is_simple, unit_of
 from md.schedule import Schedule
+from md.simulation import Simulation, finished
 from md.species import species_indices
 from md.stages import Stage, legs
-from md.state import State
 from md.trajectory import TrajectorySettings
-from md.uncertainty import Passed, Uncertainty
+from md.uncertainty import Uncertainty
 
-__all__ = ["Simulation", "SimulationError", "simulate"]
+__all__ = ["MemoryPlan", "Simulation", "SimulationError", "plan_memory", "simulate"]
 
 _SKIN, _PAIR_SKIN = 0.5, 1.0  # Å
 _MINIMISE_FORCE = 0.05  # eV/Å
 _MINIMISE_STEPS = 500
 
 Number = float | int
-Table = dict[str, np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class Simulation:
-    """What a run leaves behind.
-
-    Attributes:
-        atoms: the final structure on its continuous path, with momenta, energy, forces and stress.
-        log: columns of log.csv as arrays; volume and pressure are NaN unless all directions repeat.
-        frames: the trajectory, where the run had no output folder; otherwise it is in the folder.
-        tables: results of observables and of the bias, by name.
-        complete: whether all steps were done; not when the wall time or uncertainty ended it.
-        state, neighbours: the last state, for whoever wants to go on in compiled code. With
-            replicas both have a leading axis.
-        growths: how often buffers had to grow.
-        replicas: one simulation for each replica; empty without. What is above is then the first.
-        stopped: where and when uncertainty ended the run; None if it did not.
-        uncertain: the frames at which a committee was uncertain, where the run had no output
-            folder; otherwise they are in the folder.
-        flagged: how many of those there are, since the run began.
-        loads: how many atoms and ghosts each domain has at the end; None without domains.
-        acceptance: [R − 1] share of exchanges between neighbouring temperatures that took place;
-            None without exchange.
-    """
-
-    atoms: Atoms
-    log: Table
-    frames: list[Atoms]
-    tables: dict[str, Table]
-    complete: bool
-    state: State
-    neighbours: NeighbourList | DomainList
-    growths: int
-    replicas: tuple[Simulation, ...] = ()
-    acceptance: np.ndarray | None = None
-    stopped: Passed | None = None
-    uncertain: list[Atoms] = dataclasses.field(default_factory=list)
-    flagged: int = 0
-    loads: Loads | None = None
-
-    @property
-    def imbalance(self) -> float | None:
-        """Atoms of the fullest domain, over the mean of all; None without domains."""
-        return None if self.loads is None else self.loads.imbalance
 
 
 def simulate(
     potential: LocalPotential,
-    atoms: Atoms | Sequence[Atoms],
+    atoms: Structure | Sequence[Atoms],
     stages: Stage | Sequence[Stage] | None = None,
     *,
     groups: Sequence[Group] = (),
@@ -134,7 +87,8 @@ def simulate(
         potential: Allegro, Lennard-Jones, or anything else behind
             :class:`md.local_potential.LocalPotential`.
         atoms: the structure: any cell, any mix of periodic directions. Its masses are used, and
-            its ``FixAtoms`` kept. With replicas, one for all or one for each.
+            its ``FixAtoms`` kept. With replicas, one for all or one for each. Of an
+            :class:`md.Replicated` each domain makes its own atoms.
         stages: what to do, see :class:`md.stages.Stage`. The words of a single stage may be given
             directly instead: ``simulate(potential, atoms, steps=1000, ensemble="nve")``.
         groups: atoms that are treated apart, in stages that name no groups of their own.
@@ -183,154 +137,144 @@ def simulate(
         ValueError: for arguments or structures that make no sense; one readable line.
         SimulationError: when the run explodes. What was written stays, with the last good state.
     """
-    precision = chosen_precision(dtype, potential)
-    if skin is None:
-        skin = _PAIR_SKIN if getattr(potential, "pairwise", False) else _SKIN
-    templates = arguments.templates_of(atoms, replicas)
-    species_indices(templates[0].symbols, potential.species)  # refuses what it does not know
-    course = legs(arguments.stages_of(stages, stage, groups), templates[0], biased=bias is not None)
-    ladder_K = arguments.ladder_of(replicas, replica_temperatures_K, exchange_every, course)
-    arguments.check_velocities(course, ladder_K)
-    chunk_steps = chunk_steps or arguments.default_chunk(potential, templates[0])
-    schedule = Schedule(log_every, trajectory_every, chunk_steps, balance)
-    if walltime_s is not None and not walltime_s > 0:
-        raise ValueError(f"walltime_s must be positive, not {walltime_s}")
-    if uncertainty is not None:
-        uncertainty.check(potential)
-    grid = None
-    if domains is not None:
-        if isinstance(domains, str) and domains != "auto":
-            raise ValueError(f'domains must be three numbers or "auto", not {domains!r}')
-        arguments.check_domains(course, replicas, bias, observables, uncertainty)
-        reach = float(potential.cutoff) + float(skin)
-        grid = grid_for(templates[0], None if domains == "auto" else domains, reach)
-    arguments.check_balance(balance, grid)
-    check_names(observables)
-    arguments.check_lags(observables, course)
-    settings = trajectory
-    if isinstance(settings, str):
-        settings = TrajectorySettings(settings, velocities=True, forces=True)
-    settings.check(len(templates[0]))
+    asked = SimpleNamespace(**locals())
+    prepared = _prepared(asked)
+    assembly, course = prepared.assembly, prepared.assembly.legs
     columns = log_columns(
         course,
         biased=bias is not None,
         replicated=replicas is not None,
         watched=uncertainty is not None,
     )
-    room = 0 if uncertainty is None else uncertainty.room(schedule.chunk)
     files = Output(
         output,
         columns,
-        trajectory=settings if trajectory_every else None,
-        uncertain=room > 0,
+        trajectory=prepared.trajectory if trajectory_every else None,
+        uncertain=assembly.uncertain_frames > 0,
         replicas=replicas,
         restart=restart,
         writes=Team.of_all().leads,
     )
     if minimise and not restart:
         held = course[0].partition.group < 0
+        reach = assembly.neighbour_functions.reach
         templates = tuple(
-            _relaxed(potential, template, held, precision, float(skin), block_size, progress)
-            for template in templates
+            _relaxed(
+                potential, template, held, assembly.precision, reach.skin, block_size, progress
+            )
+            for template in assembly.templates
         )
-    functions = neighbours.neighbour_list(
-        templates[0].pbc, potential.cutoff, float(skin), potential.pair_cutoffs
+        assembly = dataclasses.replace(assembly, templates=templates)
+    with jax.enable_x64(assembly.precision == "float64"), files:
+        driver = Driver(assembly, prepared.schedule, float(checkpoint_seconds), walltime_s)
+        carry, growths = driver.drive(files, restart, progress)
+        simulation = finished(assembly, files, carry, growths)
+    Team.of_all().wait()  # whoever reads the files finds them complete
+    return simulation
+
+
+def plan_memory(
+    potential: LocalPotential,
+    atoms: Structure | Sequence[Atoms],
+    stages: Stage | Sequence[Stage] | None = None,
+    **words: Any,
+) -> MemoryPlan:
+    """How much memory a run would take, by what the compiler says of it; nothing is run.
+
+    Atoms are laid out and their neighbours counted where the run would be, on its devices.
+
+    Args:
+        potential, atoms, stages, **words: as for :func:`simulate`.
+    """
+    bound = inspect.signature(simulate).bind(potential, atoms, stages, **words)
+    bound.apply_defaults()
+    prepared = _prepared(SimpleNamespace(**bound.arguments))
+    with jax.enable_x64(prepared.assembly.precision == "float64"):
+        return planned(prepared.assembly, prepared.schedule)
+
+
+class _Prepared(NamedTuple):
+    """What the words of :func:`simulate` amount to, checked."""
+
+    assembly: Assembly
+    schedule: Schedule
+    trajectory: TrajectorySettings
+
+
+def _prepared(asked: SimpleNamespace) -> _Prepared:
+    potential, replicas, uncertainty = asked.potential, asked.replicas, asked.uncertainty
+    precision = chosen_precision(asked.dtype, potential)
+    skin = asked.skin
+    if skin is None:
+        skin = _PAIR_SKIN if getattr(potential, "pairwise", False) else _SKIN
+    templates = arguments.templates_of(asked.atoms, replicas)
+    species_indices(unit_of(templates[0]).symbols, potential.species)  # refuses those unknown
+    if asked.domains is None or asked.minimise or not is_simple(templates[0]):
+        templates = tuple(map(atoms_of, templates))
+    stages = arguments.stages_of(asked.stages, asked.stage, asked.groups)
+    course = legs(stages, templates[0], biased=asked.bias is not None)
+    ladder_K = arguments.ladder_of(
+        replicas, asked.replica_temperatures_K, asked.exchange_every, course
     )
-    with jax.enable_x64(precision == "float64"), files:
+    arguments.check_velocities(course, ladder_K)
+    chunk_steps = asked.chunk_steps or arguments.default_chunk(potential, templates[0])
+    if asked.domains is not None and asked.trajectory_every:
+        chunk_steps = min(chunk_steps, asked.trajectory_every)  # frames are looked at between
+    schedule = Schedule(asked.log_every, asked.trajectory_every, chunk_steps, asked.balance)
+    if asked.walltime_s is not None and not asked.walltime_s > 0:
+        raise ValueError(f"walltime_s must be positive, not {asked.walltime_s}")
+    if uncertainty is not None:
+        uncertainty.check(potential)
+    grid, domains = None, asked.domains
+    if domains is not None:
+        if isinstance(domains, str) and domains != "auto":
+            raise ValueError(f'domains must be three numbers or "auto", not {domains!r}')
+        arguments.check_domains(course, replicas, asked.bias, asked.observables, uncertainty)
+        reach = float(potential.cutoff) + float(skin)
+        grid = grid_for(templates[0], None if domains == "auto" else domains, reach)
+    arguments.check_balance(asked.balance, grid)
+    check_names(asked.observables)
+    arguments.check_lags(asked.observables, course)
+    trajectory = asked.trajectory
+    if isinstance(trajectory, str):
+        trajectory = TrajectorySettings(trajectory, velocities=True, forces=True)
+    trajectory.check(len(templates[0]))
+    with jax.enable_x64(precision == "float64"):
         assembly = Assembly(
             system=System(
                 potential=with_precision(potential, precision),
-                bias=None if bias is None else with_precision(biases.as_bias(bias), precision),
+                bias=asked.bias and with_precision(biases.as_bias(asked.bias), precision),
                 force=None,
                 limits=Limits(
                     temperature=float(
-                        maximum_temperature_K or arguments.too_hot(course, templates, ladder_K)
+                        asked.maximum_temperature_K
+                        or arguments.too_hot(course, templates, ladder_K)
                     ),
                     displacement=float(potential.cutoff),
                 ),
                 shortest_distances=arguments.distance_table(
-                    shortest_distances, potential.species, precision
+                    asked.shortest_distances, potential.species, precision
                 ),
             ),
             templates=templates,
             legs=course,
-            neighbour_functions=functions,
-            observables=tuple(observables),
+            neighbour_functions=neighbours.neighbour_list(
+                templates[0].pbc, potential.cutoff, float(skin), potential.pair_cutoffs
+            ),
+            observables=tuple(asked.observables),
             replicas=replicas,
             ladder_K=ladder_K,
-            exchange_every=exchange_every,
-            block_size=block_size,
-            deterministic=deterministic,
-            trajectory=trajectory_every > 0,
+            exchange_every=asked.exchange_every,
+            block_size=asked.block_size,
+            deterministic=asked.deterministic,
+            trajectory=asked.trajectory_every > 0,
             uncertainty=uncertainty,
-            uncertain_frames=room,
-            seed=seed,
+            uncertain_frames=0 if uncertainty is None else uncertainty.room(schedule.chunk),
+            seed=asked.seed,
             precision=precision,
             grid=grid,
         )
-        driver = Driver(assembly, schedule, float(checkpoint_seconds), walltime_s)
-        carry, growths = driver.drive(files, restart, progress)
-        finished = _finish(assembly, files, carry, growths)
-    Team.of_all().wait()  # whoever reads the files finds them complete
-    return finished
-
-
-def _finish(assembly: Assembly, files: Output, carry: Carry, growths: int) -> Simulation:
-    """Write what is written at the end, and gather what a run leaves behind."""
-    leg = assembly.leg_of(carry)
-    observed = [one.stage.timestep_fs for one in assembly.legs if one.stage.observe]
-    timestep_fs = observed[-1] if observed else leg.stage.timestep_fs
-    complete = steps_done(carry) >= assembly.legs[-1].last
-    several = assembly.replicas is not None
-    stopped = uncertainties.stopped(assembly.uncertainty, carry.watch)
-    loads = None
-    if assembly.grid is not None:
-        loads = domain_loads.measured(carry.state, carry.neighbours, assembly.grid)
-    simulations = []
-    for number, final in enumerate(assembly.final_atoms(leg, carry)):
-        place = number if several else None
-        own = replicas_of.unstack(carry, number) if several else carry
-        tables = {
-            observable.name: observable.result(accumulator, timestep_fs)
-            for observable, accumulator in zip(assembly.observables, own.accumulators, strict=True)
-        }
-        if assembly.system.bias is not None:
-            tables |= assembly.system.bias.results(own.state.bias)
-        files.write_structure(FINAL, final, place)
-        for name, table in tables.items():
-            files.write_table(name, table, place)
-        log, path = files.log(number), files.path(FIGURE, place)
-        if path is not None and len(log["step"]) > 1:
-            figures.draw(log, path, atoms=len(final), tables=tables)
-        simulations.append(
-            Simulation(
-                final,
-                log,
-                files.frames(number),
-                tables,
-                complete,
-                own.state,
-                own.neighbours,
-                growths,
-                stopped=stopped,
-                uncertain=files.uncertain(number),
-                flagged=0 if own.watch is None else int(own.watch.frames),
-                loads=loads,
-            )
-        )
-    if not several:
-        return simulations[0]
-    acceptance = None
-    if carry.exchanges is not None:
-        tried = np.asarray(carry.exchanges.attempted)
-        acceptance = np.asarray(carry.exchanges.accepted) / np.maximum(tried, 1)
-    return dataclasses.replace(
-        simulations[0],
-        replicas=tuple(simulations),
-        acceptance=acceptance,
-        state=carry.state,
-        neighbours=carry.neighbours,
-    )
+    return _Prepared(assembly, schedule, trajectory)
 
 
 def _relaxed(

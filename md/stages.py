@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ase import Atoms
 
 from md import names, units
 from md.ensembles import Course, Parameters
 from md.groups import Group, Number, Partition, Value, partition
+from md.replicated import Structure
 
 DEFAULT_FRICTION_PER_FS = 0.01
 DEFAULT_TIME_CONSTANT_STEPS = 100
@@ -332,7 +332,7 @@ def _rate_per_fs(stage: Stage, group: Group | None) -> Number:
     return 1 / chosen("time_constant_fs", DEFAULT_TIME_CONSTANT_STEPS * stage.timestep_fs)
 
 
-def legs(stages: Sequence[Stage], atoms: Atoms, *, biased: bool = False) -> tuple[Leg, ...]:
+def legs(stages: Sequence[Stage], atoms: Structure, *, biased: bool = False) -> tuple[Leg, ...]:
     """Lay out the stages of a run one after the other.
 
     Args:

@@ -71,9 +71,9 @@ def unit(system: str) -> Atoms:
     return Atoms(glass.symbols, glass.positions, cell=glass.cell, pbc=True)
 
 
-def structure(system: str, repeats: tuple[int, int, int]) -> Any:
-    """Copies of the unit: whatever :func:`md.simulate` takes for a structure."""
-    return unit(system).repeat(repeats)
+def structure(system: str, repeats: tuple[int, int, int]) -> md.Replicated:
+    """Copies of the unit, which domains make on their devices."""
+    return md.Replicated(unit(system), repeats)
 
 
 def simulate(
@@ -103,15 +103,15 @@ def in_place_of_the_chunk(stand_in: Callable[..., Any]) -> Iterator[None]:
     """Have the run loop call ``stand_in(chunk, *arguments)`` for its compiled chunk of steps.
 
     Args:
-        stand_in: gets the jitted function and the arguments (those of :func:`md.chunk.run_chunk`
-            first), and returns what the function would.
+        stand_in: gets the jitted function and its arguments: program, system, course, nothing, a
+            carry that is written over, and counts; it returns what the function would.
     """
-    original = chunk._run_chunk
-    chunk._run_chunk = partial(stand_in, original)
+    original = chunk.compiled
+    chunk.compiled = lambda: partial(stand_in, original())
     try:
         yield
     finally:
-        chunk._run_chunk = original
+        chunk.compiled = original
 
 
 def density(atoms: Any) -> float:

@@ -39,7 +39,8 @@ _UNCERTAINTY = {
 }
 _PROCESSES = ("distributed", "coordinator", "processes", "process")
 _OWN = ("command", "model", "structure", "frame", "potential", "no_collapse", "format", "species",
-        "run_file", "fix", "observe", "no_progress", *_UNCERTAINTY, *_PROCESSES)  # fmt: skip
+        "replicate", "plan", "run_file", "fix", "observe", "no_progress", *_UNCERTAINTY,
+        *_PROCESSES)  # fmt: skip
 
 _UNCERTAIN = 3  # the exit code of a run that its uncertainty stopped
 
@@ -205,6 +206,11 @@ def add_command(commands: argparse._SubParsersAction, load: Loader) -> None:
         "(default: 0, never)",
     )
     add_processes(group)
+    add(
+        "--plan",
+        action="store_true",
+        help="only say how much memory the run would take, on each device",
+    )
     add("--block-size", type=int, metavar="N", help="atoms evaluated at once (default: by size)")
     add(
         "--deterministic",
@@ -228,7 +234,7 @@ def _md(options: argparse.Namespace, load: Loader) -> int:
 def _simulated(options: argparse.Namespace, load: Loader) -> int:
     from md import run_file
     from md.processes import Team
-    from md.run import simulate
+    from md.run import plan_memory, simulate
 
     words: dict[str, Any] = run_file.load(options.run_file) if options.run_file else {}
     given = {
@@ -248,7 +254,7 @@ def _simulated(options: argparse.Namespace, load: Loader) -> int:
         words["progress"] = False
     if "stages" not in words and "steps" not in words:
         raise ValueError("say how long: --steps N, or --run-file with stages")
-    if "output" not in words:
+    if "output" not in words and not options.plan:
         raise ValueError("say where the results go: --output DIR")
     loaded = load_potential(options, load, words["dtype"])
     if options.fix:
@@ -264,7 +270,13 @@ def _simulated(options: argparse.Namespace, load: Loader) -> int:
     if any(getattr(options, name) is not None for name in _UNCERTAINTY):
         words["uncertainty"] = _uncertainty(options, words.get("uncertainty"))
     words.setdefault("shortest_distances", loaded.shortest_distances)
-    simulation = simulate(loaded.potential, read_structure(options), **words)
+    structure = read_structure(options)
+    if options.plan:
+        plan = plan_memory(loaded.potential, structure, **words)
+        if Team.of_all().leads:
+            print(plan)
+        return 0
+    simulation = simulate(loaded.potential, structure, **words)
     if Team.of_all().leads:
         print(_summary(simulation, words["output"]))
     return 0 if simulation.stopped is None else _UNCERTAIN

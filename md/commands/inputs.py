@@ -51,6 +51,14 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         help="evaluate the network of a model file also where it amounts to a few radial "
         "functions, which tables give faster",
     )
+    parser.add_argument(
+        "--replicate",
+        nargs=3,
+        type=int,
+        metavar=("A", "B", "C"),
+        help="repeat the structure so often along the vectors of its cell; with --domains every "
+        "device makes its own atoms",
+    )
     parser.add_argument("--format", metavar="NAME", help="of the structure, as ASE names it")
     parser.add_argument(
         "--species",
@@ -79,11 +87,13 @@ def load_potential(options: argparse.Namespace, load: Loader, dtype: str) -> Loa
 
 
 def read_structure(options: argparse.Namespace) -> Any:
-    """The structure that the options name."""
+    """The structure that the options name, repeated as they say."""
     from md import structure_file
+    from md.replicated import Replicated
 
     species = species_of_types(options.species)
-    return structure_file.read(options.structure, options.format, species, options.frame)
+    structure = structure_file.read(options.structure, options.format, species, options.frame)
+    return structure if options.replicate is None else Replicated(structure, options.replicate)
 
 
 def species_of_types(given: list[str] | None) -> dict[int, str] | None:

@@ -52,11 +52,12 @@ def add_command(commands: argparse._SubParsersAction, load: Loader) -> None:
 
 def _relax(options: argparse.Namespace, load: Loader) -> None:
     from md.relaxation import relax
+    from md.replicated import atoms_of
 
     loaded = load_potential(options, load, options.dtype)
     result = relax(
         loaded.potential,
-        read_structure(options),
+        atoms_of(read_structure(options)),
         method=options.method,
         cell=options.cell,
         pressure_GPa=options.pressure,

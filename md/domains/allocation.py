@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -137,19 +137,21 @@ def empty(
     """A list without neighbours, which asks to be rebuilt."""
     rows, dtype = capacities.atoms, np.dtype(state.positions.dtype)
     plan = halo.layout(rows, geometry.counts, geometry.pbc, capacities.turns, capacities.ghosts)
-    n = grid.domains
-
-    def spread(shape: tuple[int, ...], value: float | int, kind: Any) -> jax.Array:
-        return jax.make_array_from_callback(
-            shape, grid.by_atom, lambda part: _block(shape, part, value, kind)
-        )
-
+    indices, species, reference, *sends = _made(
+        grid,
+        (
+            _Uniform((rows, capacities.neighbours), plan.rows, np.dtype(np.int32)),
+            _Uniform((plan.rows - rows,), -1, np.dtype(state.species.dtype)),
+            _Uniform((rows, 3), np.nan, dtype),
+            *(_Uniform((e.size,), plan.rows, np.dtype(np.int32)) for e in plan.exchanges),
+        ),
+    )
     zero, three = np.zeros((), np.int32), np.zeros(3, np.int32)
     return DomainList(
-        indices=spread((n * rows, capacities.neighbours), plan.rows, np.int32),
-        sends=tuple(spread((n * e.size,), plan.rows, np.int32) for e in plan.exchanges),
-        ghost_species=spread((n * (plan.rows - rows),), -1, np.dtype(state.species.dtype)),
-        reference_positions=spread((n * rows, 3), np.nan, dtype),
+        indices=indices,
+        sends=tuple(sends),
+        ghost_species=species,
+        reference_positions=reference,
         reference_cell=grid.everywhere(np.full((3, 3), np.nan, dtype)),
         geometry=grid.everywhere(geometry),
         faults=grid.everywhere(zero),
@@ -159,11 +161,22 @@ def empty(
     )
 
 
-def _block(
-    shape: tuple[int, ...], part: tuple[slice, ...], value: float | int, kind: Any
-) -> np.ndarray:
-    lengths = [len(range(*s.indices(length))) for s, length in zip(part, shape, strict=True)]
-    return np.full(lengths, value, kind)
+class _Uniform(NamedTuple):
+    """An array on one device, all of one value."""
+
+    shape: tuple[int, ...]
+    value: float | int
+    dtype: np.dtype
+
+
+@partial(jax.jit, static_argnames=("grid", "arrays"))
+def _made(grid: Grid, arrays: tuple[_Uniform, ...]) -> tuple[Array, ...]:
+    """Such arrays on all devices; the host, which may have less memory, sees none of them."""
+
+    def make() -> tuple[Array, ...]:
+        return tuple(jnp.full(*array) for array in arrays)
+
+    return grid.sharded(make, (), sharding.ROWS)()
 
 
 @partial(jax.jit, static_argnames="grid")

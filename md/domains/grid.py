@@ -54,8 +54,7 @@ class Grid:
         return NamedSharding(self.mesh, PartitionSpec())
 
     def spread(self, array: Any) -> jax.Array:
-        """Rows of an array that every process holds, each on its device."""
-        array = np.asarray(array)
+        """Rows of an array that every process can read, each on its device."""
         return jax.make_array_from_callback(array.shape, self.by_atom, lambda part: array[part])
 
     def everywhere(self, tree: Any) -> Any:

@@ -12,29 +12,38 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ase import Atoms
 
 from md import cells
 from md.cells import Periodicity
+from md.domains import sharding
 from md.domains.geometry import Geometry
 from md.domains.grid import AXES, Counts, Grid, make_grid
 from md.domains.migration import FIELDS
+from md.replicated import Structure, periodicity, unit_of
 from md.state import State
 
 
-def grid_for(atoms: Atoms, counts: Sequence[int] | None, reach: float) -> Grid:
-    """A grid of domains for a structure; see :func:`md.domains.grid.make_grid`."""
-    a, b, c = (bool(p) for p in atoms.pbc)
-    lower, upper = extent(atoms.positions, atoms.cell.array, (a, b, c))
+def grid_for(structure: Structure, counts: Sequence[int] | None, reach: float) -> Grid:
+    """A grid of domains for a structure; see :func:`md.domains.grid.make_grid`.
+
+    Args:
+        structure: all atoms, or what repeats along directions that do.
+    """
+    pbc, cell = periodicity(structure), structure.cell.array
+    lower, upper = extent(unit_of(structure).positions, cell, pbc)
     with jax.enable_x64(True):
-        heights = np.asarray(cells.heights(jnp.asarray(_frame(atoms.cell.array, (a, b, c)))))
-    return make_grid(counts, heights * (upper - lower), (a, b, c), reach)
+        heights = np.asarray(cells.heights(jnp.asarray(frame(cell, pbc))))
+    return make_grid(counts, heights * (upper - lower), pbc, reach)
 
 
 def cut(
     positions: np.ndarray, cell: np.ndarray, pbc: Periodicity, counts: Counts, dtype: Any
 ) -> Geometry:
-    """Domains of equal widths, over the cell or, where it does not repeat, over all atoms."""
+    """Domains of equal widths, over the cell or, where it does not repeat, over all atoms.
+
+    Args:
+        positions: Å; those of a unit will do where its copies lie along axes that repeat.
+    """
     lower, upper = extent(positions, cell, pbc)
     widths = [
         np.full(count, (high - low) / count).astype(dtype)
@@ -47,7 +56,7 @@ def extent(
     positions: np.ndarray, cell: np.ndarray, pbc: Periodicity
 ) -> tuple[np.ndarray, np.ndarray]:
     """The coordinates between which the atoms lie: 0 and 1 along axes that repeat, else Å."""
-    along = positions @ np.linalg.inv(_frame(cell, pbc))
+    along = positions @ np.linalg.inv(frame(cell, pbc))
     lower = np.where(pbc, 0.0, along.min(axis=0))
     upper = np.where(pbc, 1.0, np.maximum(along.max(axis=0), lower + 1.0))
     return lower, upper
@@ -82,17 +91,18 @@ def placed(state: State, positions: np.ndarray, grid: Grid, geometry: Geometry, 
 
     fields = {name: getattr(state, name) for name in FIELDS}
     fields |= {"positions": relative.astype(dtype), "images": images.astype(np.int32)}
-    for name in ("species", "group"):  # a byte will do for these
-        values = np.asarray(fields[name])
-        fields[name] = values.astype(np.int8) if values.max() < 128 else values
-    spread_out = {name: spread(fields[name], blank) for name, blank in FIELDS.items()}
-    spread_out["site_energies"] = spread(state.site_energies, 0)
-    rest = {
-        name: grid.everywhere(value)
-        for name, value in vars(state).items()
-        if name not in (*spread_out, "pbc", "axes")
+    spread_out = {
+        name: spread(compact(name, fields[name]), blank) for name, blank in FIELDS.items()
     }
-    return state.replace(**spread_out, **rest, axes=AXES)
+    spread_out["site_energies"] = spread(state.site_energies, 0)
+    return state.replace(**spread_out, **sharding.elsewhere(state, grid), axes=AXES)
+
+
+def compact(name: str, values: Any) -> np.ndarray:
+    """What belongs to atoms, in a byte where that will do."""
+    values = np.asarray(values)
+    small = name in ("species", "group") and values.max(initial=0) < 128
+    return values.astype(np.int8) if small else values
 
 
 def in_order(
@@ -110,14 +120,15 @@ def in_order(
     found = {name: np.asarray(values)[order] for name, values in fields.items()}
     if "positions" in found:
         rows = len(ids) // int(np.prod(geometry.counts))
-        corners = _corners(geometry) @ _frame(cell, geometry.pbc)
+        corners = _corners(geometry) @ frame(cell, geometry.pbc)
         path = found["positions"].astype(float) + corners[order // rows]
         found["positions"] = path + found["images"] @ cell
         found["images"] = np.zeros_like(found["images"])
     return found
 
 
-def _frame(cell: np.ndarray, pbc: Periodicity) -> np.ndarray:
+def frame(cell: np.ndarray, pbc: Periodicity) -> np.ndarray:
+    """:func:`md.cells.frame` on the host, in float64."""
     with jax.enable_x64(True):
         return np.asarray(cells.frame(jnp.asarray(cell, jnp.float64), pbc))
 
@@ -135,17 +146,19 @@ def _corners(geometry: Geometry) -> np.ndarray:
     return np.stack(np.meshgrid(*lower_faces(geometry), indexing="ij"), axis=-1).reshape(-1, 3)
 
 
+def between(coordinates: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """The domain along one axis that each coordinate is in, from the lower faces of all."""
+    return np.clip(np.searchsorted(faces, coordinates, side="right") - 1, 0, len(faces) - 1)
+
+
 def _located(
     positions: np.ndarray, cell: np.ndarray, geometry: Geometry
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The domain of each atom, its position relative to that domain's corner, and its image."""
-    basis = _frame(cell, geometry.pbc)
+    basis = frame(cell, geometry.pbc)
     along = positions @ np.linalg.inv(basis)
     images = np.where(geometry.pbc, np.floor(along), 0)
     along -= images
-    index = [
-        np.clip(np.searchsorted(faces, along[:, d], side="right") - 1, 0, len(faces) - 1)
-        for d, faces in enumerate(lower_faces(geometry))
-    ]
+    index = [between(along[:, d], faces) for d, faces in enumerate(lower_faces(geometry))]
     domain = np.ravel_multi_index(index, geometry.counts)
     return domain, (along - _corners(geometry)[domain]) @ basis, images.astype(int)

@@ -1,5 +1,7 @@
 """Checkpoints of a run on domains: as it stands on its devices, readable on any other number.
 
+What belongs to atoms is written by the process that has them (:mod:`md.row_files`).
+
 On the same grid a run goes on from the very rows it had, with the list built where it had been
 built; on another its atoms are placed anew.
 """
@@ -7,7 +9,8 @@ built; on another its atoms are placed anew.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,15 +21,32 @@ from md.domains.grid import Grid
 from md.domains.lists import Capacities
 from md.domains.search import Bins
 from md.program import Carry
+from md.row_files import Rows
 from md.state import State
 
+_REFERENCE = "reference_positions"
+ROWS = (*sharding.STATE_ROWS, _REFERENCE)
 
-def packed(carry: Carry) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arrays of a checkpoint, and what else is to be known of them (JSON)."""
-    listed = carry.neighbours
-    arrays = {
-        "state": carry.state,
-        "reference_positions": listed.reference_positions,
+
+class Packed(NamedTuple):
+    """What a checkpoint of a run on domains holds.
+
+    Attributes:
+        rows: what belongs to atoms, on its devices.
+        tree: the rest, on the host.
+        about: what else is to be known of them (JSON).
+    """
+
+    rows: dict[str, jax.Array]
+    tree: dict[str, Any]
+    about: dict[str, Any]
+
+
+def packed(carry: Carry) -> Packed:
+    state, listed = carry.state, carry.neighbours
+    rows = {name: getattr(state, name) for name in sharding.STATE_ROWS}
+    tree = {
+        "state": state.replace(**dict.fromkeys(rows), key=jax.random.key_data(state.key)),
         "reference_cell": listed.reference_cell,
         "geometry": listed.geometry,
     }
@@ -34,26 +54,29 @@ def packed(carry: Carry) -> tuple[dict[str, Any], dict[str, Any]]:
         "counts": list(listed.geometry.counts),
         "capacities": dataclasses.asdict(listed.capacities),
     }
-    keys = jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, arrays)
-    return Grid.fetched(keys), about
+    return Packed(rows | {_REFERENCE: listed.reference_positions}, Grid.fetched(tree), about)
 
 
-def unpacked(arrays: dict[str, Any], like: Carry, about: dict[str, Any], grid: Grid) -> Carry:
+def unpacked(
+    tree: dict[str, Any], rows: Mapping[str, Rows], about: dict[str, Any], like: Carry, grid: Grid
+) -> Carry:
     """What :func:`packed` was given, on a grid that may be another.
 
     Args:
+        tree, rows, about: as they were packed.
         like: a fresh carry on that grid.
     """
-    arrays = jax.tree.map(np.asarray, arrays)
-    state: State = arrays["state"]
+    allocation.release(like.neighbours)
+    tree = jax.tree.map(np.asarray, tree)
+    state: State = tree["state"]
     impl = jax.random.key_impl(like.state.key)
     state = state.replace(key=jax.random.wrap_key_data(state.key, impl=impl))
     a, b, c = about["counts"]
-    stored: Geometry = arrays["geometry"].replace(counts=(a, b, c))
+    stored: Geometry = tree["geometry"].replace(counts=(a, b, c))
     if grid.counts == stored.counts:
-        return _as_it_was(state, stored, arrays, _capacities(about["capacities"]), like, grid)
+        return _as_it_was(state, stored, rows, tree, _capacities(about["capacities"]), like, grid)
     found = placement.in_order(
-        {name: getattr(state, name) for name in sharding.STATE_ROWS},
+        {name: rows[name][:] for name in sharding.STATE_ROWS},
         np.asarray(state.cell, float),
         stored,
     )
@@ -72,24 +95,18 @@ def unpacked(arrays: dict[str, Any], like: Carry, about: dict[str, Any], grid: G
 def _as_it_was(
     state: State,
     geometry: Geometry,
-    arrays: dict[str, Any],
+    rows: Mapping[str, Rows],
+    tree: dict[str, Any],
     capacities: Capacities,
     like: Carry,
     grid: Grid,
 ) -> Carry:
-    rows = sharding.STATE_ROWS
-    state = state.replace(
-        **{name: grid.spread(getattr(state, name)) for name in rows},
-        **{
-            name: grid.everywhere(value)
-            for name, value in vars(state).items()
-            if name not in (*rows, "pbc", "axes")
-        },
-    )
+    own = {name: grid.spread(rows[name]) for name in sharding.STATE_ROWS}
+    state = state.replace(**own, **sharding.elsewhere(state, grid))
     listed = allocation.empty(state, geometry, grid, like.neighbours.reach, capacities)
     listed = listed.replace(
-        reference_positions=grid.spread(arrays["reference_positions"]),
-        reference_cell=grid.everywhere(arrays["reference_cell"]),
+        reference_positions=grid.spread(rows[_REFERENCE]),
+        reference_cell=grid.everywhere(tree["reference_cell"]),
     )
     return like._replace(state=state, neighbours=allocation.built_at_reference(state, listed, grid))
 
@@ -99,7 +116,3 @@ def _capacities(stored: dict[str, Any]) -> Capacities:
     sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
     bins = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["bins"].items()}
     return Capacities(**sizes | {"bins": Bins(**bins)})
-
-
-def _is_key(leaf: Any) -> bool:
-    return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -6,12 +6,11 @@ from typing import Any
 
 from jax.sharding import PartitionSpec
 
-from md.domains.grid import AXES
+from md.domains.grid import AXES, Grid
 from md.domains.lists import DomainList
 from md.domains.migration import FIELDS
 from md.program import Carry, Report
 from md.state import State
-from md.structures import BY_ATOM, Frame
 
 ROWS = PartitionSpec(AXES)
 ON_ALL = PartitionSpec()
@@ -22,12 +21,17 @@ _LIST = ("indices", "sends", "ghost_species", "reference_positions")
 
 def of_state(state: State) -> State:
     """Where the arrays of a state lie; also of one whose other variables are different."""
-    everywhere = {
-        name: ON_ALL
-        for name in vars(state)
-        if name not in STATE_ROWS and name not in ("pbc", "axes")
-    }
+    everywhere = {name: ON_ALL for name in vars(state) if name not in (*STATE_ROWS, "pbc", "axes")}
     return state.replace(**everywhere, **dict.fromkeys(STATE_ROWS, ROWS))
+
+
+def elsewhere(state: State, grid: Grid) -> dict[str, Any]:
+    """What of a state does not belong to atoms, whole on every device."""
+    return {
+        name: grid.everywhere(value)
+        for name, value in vars(state).items()
+        if name not in (*STATE_ROWS, "pbc", "axes")
+    }
 
 
 def of_list(listed: DomainList) -> DomainList:
@@ -39,13 +43,7 @@ def of_carry(carry: Carry) -> Carry:
     return Carry(of_state(carry.state), of_list(carry.neighbours), *(ON_ALL,) * 4)
 
 
-def of_frame(leading: int = 0) -> Frame:
-    """Where a frame lies, or several with leading axes."""
-    rows = PartitionSpec(*(None,) * leading, AXES)
-    everywhere = dict.fromkeys(set(Frame._fields) - set(BY_ATOM), ON_ALL)
-    return Frame(**dict.fromkeys(BY_ATOM, rows), **everywhere)
-
-
-def of_report(trajectory: bool) -> Report:
+def of_report() -> Report:
+    """Of a chunk, whose frames are left to the state at its end."""
     fields: dict[str, Any] = dict.fromkeys(Report._fields, ON_ALL)
-    return Report(**fields | ({"frames": of_frame(1)} if trajectory else {}))
+    return Report(**fields)
