@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from ase import Atoms
@@ -20,14 +21,14 @@ class Replicated:
 
     Attributes:
         unit: the structure that is repeated.
-        repeats: how often, along each vector of its cell.
+        repeats: [3] how often, along each vector of its cell.
 
     Raises:
         ValueError: for repeats that make no sense.
     """
 
     unit: Atoms
-    repeats: tuple[int, int, int]
+    repeats: Sequence[int]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "repeats", tuple(int(n) for n in self.repeats))

@@ -132,8 +132,9 @@ class Clock:
         import numpy as np
 
         def shape(leaf: Any) -> Any:  # the chunk writes over what it is given
-            kind = getattr(leaf, "sharding", None)
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=kind)
+            if not isinstance(leaf, jax.Array):
+                return leaf
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
         def built_at(carry: Any) -> np.ndarray:
             return np.asarray(carry.neighbours.reference_positions[:64])

@@ -217,12 +217,25 @@ def test_relax(folder, capsys):
             "say there what steps",
         ),
         (["lj.yaml", "argon.xyz", "--steps", 3, "--output", "out", "--fix", "Xe"], "no atom"),
+        (
+            ["lj.yaml", "argon.xyz", "--steps", 3, "--output", "out", "--replicate", 2, 0, 1],
+            "repeats must be three numbers of at least 1",
+        ),
     ],
 )
 def test_impossible_commands_are_refused_in_words(folder, capsys, arguments, words):
     assert run("md", *arguments) == 2
     assert words in capsys.readouterr().err
     assert not (folder / "out").exists()
+
+
+def test_the_plan_of_a_repeated_structure_runs_nothing(folder, capsys):
+    command = ["md", "lj.yaml", "argon.xyz", "--steps", 3, "--temperature", 50]
+    assert run(*command, "--replicate", 2, 1, 1, "--plan") == 0
+    plan = capsys.readouterr().out
+    assert plan.startswith("16 atoms on one device")
+    assert "B per atom" in plan
+    assert not list(folder.glob("*/log.csv"))
 
 
 def test_join_says_what_is_missing(folder, capsys):

@@ -15,9 +15,10 @@ from jax.sharding import PartitionSpec
 
 from md import neighbours, structures
 from md.bins import Reach
-from md.domains import allocation, lists, placement, sharding
+from md.domains import allocation, lists, migration, placement, sharding
 from md.domains.grid import AXES
 from md.evaluation import Evaluation, evaluate
+from md.faults import Fault
 
 CUTOFF, SKIN = 3.0, 0.4
 
@@ -181,3 +182,37 @@ def test_single_precision_gains_digits_far_from_the_corner():
         np.abs(found - exact).max() for found in (forces("float32"), forces("float32", (8, 1, 1)))
     )
     assert spread < alone / 3
+
+
+@pytest.mark.parametrize(("room", "spare"), [(8, 0), (64, 0), (8, 100)])
+def test_where_there_is_no_room_no_atom_is_lost(room, spare):
+    """A third of all atoms leaves its domain at once."""
+    atoms = structure("random", 3)
+    state = structures.state_from_atoms(
+        atoms, ("Ar", "Ne"), np.zeros((len(atoms), 3)), 0, "float32"
+    )
+    grid = placement.grid_for(atoms, (4, 2, 1), 1.0)
+    geometry = placement.cut(
+        atoms.positions, atoms.cell.array, state.pbc, grid.counts, state.positions.dtype
+    )
+    populations = placement.populations(atoms.positions, atoms.cell.array, geometry)
+    rows = int(populations.max()) + spare
+    spread = placement.placed(state, atoms.positions, grid, geometry, rows)
+    geometry = jax.tree.map(jnp.asarray, geometry)
+    # all towards one domain, by half of one
+    width = float(geometry.widths[0][0]) * atoms.cell.array[0]
+    target = np.repeat(np.where(np.arange(8) // 2 < 1, 0.0, -0.5), rows)[:, None] * width
+    spread = spread.replace(positions=spread.positions + grid.spread(target.astype("float32")))
+
+    def move(state):
+        moved = migration.migrated(state, geometry, (room,) * 3)
+        order = jnp.argsort(moved.state.species < 0, stable=True)
+        return migration.reordered(moved.state, order), moved.faults
+
+    specs = sharding.of_state(spread)
+    moved = grid.sharded(move, (specs,), (specs, PartitionSpec()))
+    state, faults = jax.jit(moved)(spread)
+    ids = np.asarray(state.ids)
+    np.testing.assert_array_equal(np.sort(ids[ids >= 0]), np.arange(len(atoms)))
+    expected = Fault.MIGRANT_CAPACITY * (room == 8) | Fault.ATOM_CAPACITY * (spare == 0)
+    assert Fault(int(faults)) & expected == expected
