@@ -24,12 +24,13 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ase.io
 import numpy as np
-from experiment import Experiment, Model, load
+from experiment import Experiment, Model, Origin, load
 from result_table import draw, write_table
 
 EXPERIMENTS = Path(__file__).resolve().parent
@@ -70,7 +71,7 @@ def reproduce(
         if name not in experiment.models:
             known = ", ".join(experiment.models)
             raise ValueError(f"--only {name}: no such model; known are {known}")
-    lay_out_data(experiment)
+    lay_out_data(experiment.folder, experiment.files, experiment.data_source)
     for name, model in experiment.models.items():
         if only and name not in only:
             continue
@@ -85,26 +86,26 @@ def reproduce(
                 keep_model(experiment, name, output / "model.safetensors")
 
 
-def lay_out_data(experiment: Experiment) -> None:
-    """Fill the folder ``data`` of an experiment."""
+def lay_out_data(folder: Path, files: Mapping[str, Origin], data_source: str) -> None:
+    """Fill the folder ``data`` of an experiment; messages name the source of the data."""
     shared = Path(os.environ.get("ALLEGRO_JAX_SHARED", EXPERIMENTS.parents[1] / "shared")) / "data"
-    for name, origin in experiment.files.items():
-        place = experiment.folder / "data" / name
+    for name, origin in files.items():
+        place = folder / "data" / name
         if place.exists():
             continue
         source = shared / origin.source
         if not source.is_file():
             raise FileNotFoundError(
                 f"{place} is missing, and so is {source}, where it comes from; set "
-                f"ALLEGRO_JAX_SHARED, or put the frames there ({experiment.data_source})"
+                f"ALLEGRO_JAX_SHARED, or put the frames there ({data_source})"
             )
         place.parent.mkdir(exist_ok=True)
         if origin.frames is None:
             place.symlink_to(source)
         else:
             ase.io.write(place, ase.io.read(source, origin.frames), format="extxyz")
-    prepare = experiment.folder / "prepare.py"
-    if prepare.is_file() and not (experiment.folder / "data" / "train.xyz").is_file():
+    prepare = folder / "prepare.py"
+    if prepare.is_file() and not (folder / "data" / "train.xyz").is_file():
         subprocess.run([sys.executable, prepare], check=True)
 
 

@@ -1,0 +1,265 @@
+"""Run the dynamics an experiment describes, analyse it beside its reference, write the comparison.
+
+    python experiments/dynamics.py li3po4_dynamics                   all runs, table and figure
+    python experiments/dynamics.py li3po4_dynamics --only modern     one of its runs
+    python experiments/dynamics.py li3po4_dynamics --seeds 1         fewer seeds
+    python experiments/dynamics.py li3po4_dynamics --table           table and figure alone
+
+An experiment is a folder with ``dynamics.yaml`` (what :class:`Dynamics` says), the run files it
+names, and a README, in which the table is kept up to date. Everything is done by ``allegro-jax md``
+and ``allegro-jax analyse``, which are printed as they are called. Trajectories and analyses are in
+``runs``; a run that was interrupted goes on, a finished one is not repeated. The numbers are kept
+in ``results.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import dynamics_report as report
+import yaml
+from experiment import Origin
+from reproduce import EXPERIMENTS, allegro, lay_out_data
+
+REFERENCE = "reference"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One column of the table: a model, a schedule, several seeds.
+
+    Attributes:
+        label: its name in table and figure.
+        model: a model file.
+        structure: where it starts.
+        run_file: the schedule.
+        start: from when on it is analysed, ``"68ps"``.
+        seeds: one run each.
+        options: more of ``allegro-jax md``, by name.
+        analysis: options of ``allegro-jax analyse``, instead of those of all.
+        by_name: whether it only runs when ``--only`` asks for it.
+    """
+
+    label: str
+    model: str
+    structure: str
+    run_file: str
+    start: str
+    seeds: tuple[int, ...] = (0,)
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    analysis: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    by_name: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """A trajectory of others.
+
+    Attributes:
+        label: its name in table and figure.
+        trajectory: the file.
+        options: of ``allegro-jax analyse``, besides those of all: which frames, their time step.
+    """
+
+    label: str
+    trajectory: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dynamics:
+    """A folder with run files, results and a README.
+
+    Attributes:
+        folder: the folder.
+        title: what it shows.
+        data_source: where the data come from, for messages.
+        files: origin of every file in the folder ``data``.
+        reference: what the runs are compared with.
+        analysis: options of ``allegro-jax analyse``, of all trajectories.
+        runs: what to run, by name.
+        rows: of the table.
+        panels: of the figure: ``table`` and ``column`` of an analysis.
+    """
+
+    folder: Path
+    title: str
+    data_source: str
+    files: Mapping[str, Origin]
+    reference: Reference
+    analysis: Mapping[str, Any]
+    runs: Mapping[str, Run]
+    rows: tuple[report.Row, ...]
+    panels: tuple[report.Panel, ...]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("experiment", help="a folder beside this file with a dynamics.yaml")
+    parser.add_argument("--only", action="append", metavar="RUN", help="what to run")
+    parser.add_argument("--seeds", type=int, help="this many of each run's seeds")
+    parser.add_argument("--table", action="store_true", help="only table and figure")
+    options = parser.parse_args()
+    try:
+        described = load(EXPERIMENTS / options.experiment)
+        if not options.table:
+            run_all(described, options.only, options.seeds)
+        compare(described)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"dynamics: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def load(folder: Path) -> Dynamics:
+    """Read ``dynamics.yaml``.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: a key is missing or unknown.
+    """
+    path = folder / "dynamics.yaml"
+    if not path.is_file():
+        known = sorted(one.parent.name for one in folder.parent.glob("*/dynamics.yaml"))
+        raise FileNotFoundError(f"{path}: no such experiment; there are {', '.join(known)}")
+    content = yaml.safe_load(path.read_text())
+    try:
+        return Dynamics(
+            folder=folder,
+            files={name: Origin(source) for name, source in content.pop("files").items()},
+            reference=Reference(**content.pop("reference")),
+            runs={
+                name: Run(**one | {"seeds": tuple(one.get("seeds", (0,)))})
+                for name, one in content.pop("runs").items()
+            },
+            rows=tuple(report.Row(**row) for row in content.pop("rows")),
+            panels=tuple(report.Panel(**panel) for panel in content.pop("panels")),
+            **content,
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def run_all(described: Dynamics, only: list[str] | None = None, seeds: int | None = None) -> None:
+    """Run and analyse what is asked for, and the reference."""
+    for name in only or []:
+        if name not in described.runs:
+            known = ", ".join(described.runs)
+            raise ValueError(f"--only {name}: no such run; known are {known}")
+    lay_out_data(described.folder, described.files, described.data_source)
+    folder, reference = described.folder, described.reference
+    output = folder / "runs" / REFERENCE
+    trajectory = folder / reference.trajectory
+    whole = flags(described.analysis | reference.options)
+    allegro("analyse", trajectory, *whole, "--output", output / "analysis")
+    for half, span in halves(json.loads((output / "analysis" / "summary.json").read_text())):
+        some = flags(described.analysis | reference.options | span)
+        allegro("analyse", trajectory, *some, "--output", output / half)
+    for name, run in described.runs.items():
+        if name in only if only else not run.by_name:
+            for seed in run.seeds[:seeds]:
+                simulate(folder, run, seed, folder / "runs" / f"{name}-{seed}")
+                chosen = flags(described.analysis | {"from": run.start} | run.analysis)
+                output = folder / "runs" / f"{name}-{seed}"
+                allegro("analyse", output, *chosen, "--output", output / "analysis")
+
+
+def simulate(folder: Path, run: Run, seed: int, output: Path) -> None:
+    """Start a run, go on with it, or do nothing where it is finished."""
+    total = steps_of(yaml.safe_load((folder / run.run_file).read_text()))
+    log = output / "log.csv"
+    if log.is_file() and report.read(log)["step"][-1] >= total:
+        return
+    words = flags({"run-file": folder / run.run_file, "seed": seed} | run.options)
+    if (output / "checkpoint.npz").is_file():
+        words.append("--restart")
+    allegro("md", folder / run.model, folder / run.structure, *words, "--output", output)
+
+
+def compare(described: Dynamics) -> None:
+    """Put the numbers of all finished analyses into results.json, the README and the figure."""
+    folder = described.folder / "runs"
+    reference = report.Found.read(folder / REFERENCE / "analysis")
+    columns = {REFERENCE: {"0": reference.numbers() | noise(folder / REFERENCE)}}
+    curves = {described.reference.label: [reference]}
+    for name, run in described.runs.items():
+        found = dict(analyses(folder, name, run))
+        if found:
+            curves[run.label] = list(found.values())
+            columns[name] = {
+                seed: one.numbers()
+                | report.distances(one.tables, reference.tables)
+                | of_log(folder / f"{name}-{seed}", run.start, one)
+                for seed, one in found.items()
+            }
+    text = json.dumps({"rows": columns}, indent=1)
+    (described.folder / "results.json").write_text(text + "\n")
+    report.write_table(described.folder / "README.md", table(described, columns))
+    report.draw(described.panels, curves, described.folder / "figure.png")
+
+
+def table(described: Dynamics, columns: Mapping[str, Mapping[str, report.Numbers]]) -> str:
+    """Markdown: a row for each quantity, a column for the reference and each run."""
+    labels = {REFERENCE: described.reference.label}
+    labels |= {name: run.label for name, run in described.runs.items() if name in columns}
+    seeds = {name: len(columns[name]) for name in labels}
+    titles = [
+        label if name == REFERENCE else f"{label} ({seeds[name]} seed{'s' * (seeds[name] > 1)})"
+        for name, label in labels.items()
+    ]
+    return report.markdown(titles, described.rows, [list(columns[n].values()) for n in labels])
+
+
+def analyses(folder: Path, name: str, run: Run) -> Iterator[tuple[str, report.Found]]:
+    """What was found of each seed that has been analysed."""
+    for seed in run.seeds:
+        place = folder / f"{name}-{seed}" / "analysis"
+        if (place / "summary.json").is_file():
+            yield str(seed), report.Found.read(place)
+
+
+def noise(folder: Path) -> report.Numbers:
+    """How far the halves of the reference are from each other."""
+    one, other = (report.Found.read(folder / half).tables for half in ("first", "second"))
+    return report.distances(one, other)
+
+
+def of_log(folder: Path, start: str, found: report.Found) -> report.Numbers:
+    """What the log of a run tells of the part that was analysed."""
+    atoms = sum(found.summary["atoms"].values())
+    return report.of_log(report.read(folder / "log.csv"), start, atoms)
+
+
+def halves(summary: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, int]]]:
+    """Options that cut the frames of an analysis in two."""
+    first, end = summary["first_frame"], summary["last_frame"] + 1
+    middle = (first + end) // 2
+    yield "first", {"from": first, "to": middle, "blocks": 1}
+    yield "second", {"from": middle, "to": end, "blocks": 1}
+
+
+def steps_of(run_file: Mapping[str, Any]) -> int:
+    """How many steps a run file asks for."""
+    stages = run_file.get("stages", [run_file])
+    return sum(stage["steps"] for stage in stages)
+
+
+def flags(options: Mapping[str, Any]) -> list[str]:
+    """Command line options: ``{"rdf": True, "adf": ["O-P-O"]}`` as ``--rdf --adf O-P-O``."""
+    words = []
+    for name, value in options.items():
+        if value is False:
+            continue
+        values = [] if value is True else value if isinstance(value, list) else [value]
+        words += [f"--{name}", *map(str, values)]
+    return words
+
+
+if __name__ == "__main__":
+    sys.exit(main())
