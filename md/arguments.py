@@ -111,17 +111,13 @@ def check_lags(observables: Sequence[Observable], course: Sequence[Leg]) -> None
         )
 
 
-def check_domains(
-    course: Sequence[Leg], replicas: Any, bias: Any, observables: Any, uncertainty: Any
-) -> None:
+def check_domains(replicas: Any, bias: Any, observables: Any, uncertainty: Any) -> None:
     """What domains cannot do yet is refused, not left out."""
     asked = {
         "replicas": replicas is not None,
         "a bias": bias is not None,
         "observables": len(observables) > 0,
         "a watch on uncertainty": uncertainty is not None,
-        "added forces": any(leg.partition.forced for leg in course),
-        "remove_rotation_every": any(leg.stage.remove_rotation_every for leg in course),
     }
     for what, wanted in asked.items():
         if wanted:

@@ -202,7 +202,9 @@ class Assembly:
         draw = leg.stage.velocities == "draw" or (leg.stage.velocities is None and fresh)
         start = leg.stage.start_temperature_K
 
-        def enter_one(state: State, temperature: Any, parameters: Any, old: Any) -> State:
+        def enter_one(
+            state: State, temperature: Any, parameters: Any, old: Any, geometry: Any = None
+        ) -> State:
             group = jnp.where(state.ids >= 0, 0, -1)
             if not parted.whole:
                 atom = jnp.maximum(state.ids, 0)
@@ -232,7 +234,8 @@ class Assembly:
                 momenta = jnp.where((group < 0)[:, None], driven, momenta)
             state = state.replace(momenta=momenta, group=group)
             if draw and leg.stage.remove_rotation_every:
-                state = without_rotation(state)
+                origin = 0.0 if geometry is None else geometry.origin(state.cell)
+                state = without_rotation(state, origin)
             integrator = program.integrator(parameters)
             state = integrator.init(state)
             if conserved is not None:
@@ -244,7 +247,8 @@ class Assembly:
         state = carry.state
         arguments = (program.parameters(course, state), old_program.parameters(old_course, state))
         if self.grid is not None:
-            return self._entered(enter_one, carry, start, *arguments)
+            geometry = carry.neighbours.geometry
+            return self._entered(enter_one, carry, start, *arguments, geometry)
         enter_one = jax.jit(enter_one)  # once, instead of hundreds of small programs
         if self.replicas is None:
             return carry._replace(state=enter_one(state, start, *arguments))

@@ -82,12 +82,20 @@ def with_forces(
         energy, forces, virial = energy + extra[0], forces + extra[1], virial + extra[2]
     if system.force is not None:
         # E = −Σ F·r: neither periodic nor a property of the cell, so it has no virial
-        energy = energy - jnp.sum(system.force * bias.path(state))
-        added = system.force[jnp.maximum(state.ids, 0)]
-        forces = forces + jnp.where(real_atoms(state.species)[:, None], added, 0)
+        added = system.force[jnp.maximum(state.group.astype(jnp.int32), 0)]
+        added = jnp.where(mobile(state)[:, None], added, 0)
+        along = jnp.sum(added * (bias.path(state) + _origin(state, neighbours)), axis=1)
+        energy = energy - summation.rounded(totals.compensated(along, state.axes))
+        forces = forces + added
     return state.replace(
         forces=forces, site_energies=result.site_energies, virial=virial, bias_energy=energy
     )
+
+
+def _origin(state: State, neighbours: NeighbourList | DomainList) -> Float[Array, " 3"] | float:
+    """What positions are relative to, Å."""
+    on_domain = isinstance(neighbours, DomainList)
+    return neighbours.geometry.origin(state.cell) if on_domain else 0.0
 
 
 def strain_of_step(
@@ -166,7 +174,8 @@ def advance(
     step = jnp.ravel(state.step)[0]
     every = partial(_every, step, complete)
     state = every(program.drift_every, program.per_replica(_accounted(_at_rest)), state)
-    state = every(program.rotation_every, program.per_replica(_accounted(without_rotation)), state)
+    still = partial(without_rotation, origin=_origin(state, neighbours))
+    state = every(program.rotation_every, program.per_replica(_accounted(still)), state)
     if system.bias is not None:
         state = program.per_replica(partial(_with_bias_updated, system.bias))(state)
     if exchanges is not None:

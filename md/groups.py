@@ -65,11 +65,6 @@ class Group:
         return f"group {self.name!r}" if self.name else f"the group of atoms {self.atoms!r}"
 
     @cached_property
-    def whole(self) -> bool:
-        """Whether nothing sets any atom apart."""
-        return not (self.group.any() or self.driven or self.forced)
-
-    @cached_property
     def held(self) -> bool:
         """Whether the atoms' momenta never change."""
         return self.fixed or self.velocity_A_per_fs is not None
@@ -118,7 +113,7 @@ class Partition:
             that no group with a bath of its own holds.
         group: [N] thermostat group of each atom, −1 where momenta never change.
         velocity: [N, 3] of atoms that are fixed or driven, engine's units; 0 elsewhere.
-        force: [N, 3] eV/Å, added to the forces.
+        force: [G, 3] eV/Å, added to the forces on the atoms of each thermostat group.
     """
 
     thermal: tuple[Group | None, ...]
@@ -158,7 +153,7 @@ def partition(structure: Structure, groups: Sequence[Group]) -> Partition:
     n = len(structure)
     if not groups and not unit_of(structure).constraints:
         nothing = np.broadcast_to(0.0, (n, 3))  # takes no memory
-        return Partition((None,), np.broadcast_to(np.int32(0), n), nothing, nothing)
+        return Partition((None,), np.broadcast_to(np.int32(0), n), nothing, np.zeros((1, 3)))
     atoms = atoms_of(structure)
     fixed = []
     for constraint in atoms.constraints:
@@ -168,7 +163,7 @@ def partition(structure: Structure, groups: Sequence[Group]) -> Partition:
                 "supported (FixAtoms is): remove it"
             )
         fixed.append(Group(constraint.get_indices(), name="FixAtoms", fixed=True))
-    velocity, force = np.zeros((n, 3)), np.zeros((n, 3))
+    velocity, forces = np.zeros((n, 3)), [np.zeros(3)]
     group, owner = np.zeros(n, np.int32), np.full(n, -1)
     thermal: list[Group | None] = [None]
     together = [*fixed, *groups]
@@ -179,18 +174,18 @@ def partition(structure: Structure, groups: Sequence[Group]) -> Partition:
             other = together[owner[taken[0]]]
             raise ValueError(f"atom {taken[0]} is in {other} and in {one}: groups must not overlap")
         owner[chosen] = number
-        if one.force_eV_per_A is not None:
-            force[chosen] = one.force_eV_per_A
         if one.held:
             group[chosen] = -1
             if one.velocity_A_per_fs is not None:
                 velocity[chosen] = np.asarray(one.velocity_A_per_fs) / units.FEMTOSECOND
         else:
             thermal.append(one)
+            pushed = one.force_eV_per_A is not None
+            forces.append(np.asarray(one.force_eV_per_A if pushed else np.zeros(3), float))
             group[chosen] = len(thermal) - 1
     if not (group >= 0).any():
         raise ValueError("every atom is fixed or driven: nothing is left to move")
     if not (group == 0).any():  # named groups hold everything
-        del thermal[0]
+        del thermal[0], forces[0]
         group = np.where(group > 0, group - 1, group)
-    return Partition(tuple(thermal), group, velocity, force)
+    return Partition(tuple(thermal), group, velocity, np.stack(forces))

@@ -85,14 +85,14 @@ class System:
     Attributes:
         potential: a :class:`md.local_potential.LocalPotential`.
         bias: a :class:`md.bias.Bias`, or None.
-        force: [N, 3] eV/Å, added to the forces; or None.
+        force: [G, 3] eV/Å, added to the forces on the atoms of each thermostat group; or None.
         limits: beyond which a run counts as exploded.
         shortest_distances: [T, T] Å; pairs below it are reported. Or None.
     """
 
     potential: Any
     bias: Any
-    force: Float[Array, "atoms 3"] | None
+    force: Float[Array, "groups 3"] | None
     limits: Limits
     shortest_distances: Float[Array, "T T"] | None
 

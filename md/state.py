@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -187,20 +188,22 @@ def maxwell_boltzmann_momenta(
     return without_drift(momenta, masses, species, axes) if remove_drift else momenta
 
 
-def without_rotation(state: State) -> State:
+def without_rotation(state: State, origin: Float[Array, " 3"] | float = 0.0) -> State:
     """A state whose angular momentum about the centre of mass is zero. For isolated atoms.
 
     p_i ← p_i − m_i ω × (r_i − R), with ω from I ω = L.
+
+    Args:
+        origin: Å, what positions are relative to on this device.
     """
+    total = partial(totals.total, axes=state.axes)
     mass = jnp.where(mobile(state), state.masses, 0)[:, None]
-    centre = jnp.sum(mass * state.positions, axis=0) / jnp.sum(mass)
-    arm = cells.difference(state.positions, centre)
+    positions = state.positions + origin
+    arm = cells.difference(positions, total(mass * positions) / total(mass))
     momenta = jnp.where(mass > 0, state.momenta, 0)
-    angular = jnp.sum(jnp.cross(arm, momenta), axis=0)
-    squared = jnp.sum(mass * arm**2)
-    inertia = squared * jnp.eye(3, dtype=arm.dtype) - jnp.sum(
-        mass[..., None] * arm[:, :, None] * arm[:, None, :], axis=0
-    )
+    angular = total(jnp.cross(arm, momenta))
+    products = total(mass[..., None] * arm[:, :, None] * arm[:, None, :])
+    inertia = jnp.trace(products) * jnp.eye(3, dtype=arm.dtype) - products
     # a line of atoms has no inertia about itself, nor angular momentum
     omega = jnp.linalg.pinv(inertia, rtol=1e-5, hermitian=True) @ angular
     return state.replace(momenta=state.momenta - mass * jnp.cross(omega, arm))

@@ -42,6 +42,18 @@ class Geometry:
         """Width of this domain, or of the one beside it."""
         return self.widths[d][(self.index(d) + beside) % self.counts[d]]
 
+    def lower(self) -> Float[Array, " 3"]:
+        """Coordinates of this domain's corner, that of all domains counted in."""
+        before = [
+            jnp.sum(jnp.where(jnp.arange(count) < self.index(d), self.widths[d], 0))
+            for d, count in enumerate(self.counts)
+        ]
+        return self.corner + jnp.stack(before)
+
+    def origin(self, cell: Float[Array, "3 3"]) -> Float[Array, " 3"]:
+        """Where this domain's corner is, Å: what its positions are relative to."""
+        return cells.lattice_vector(self.lower(), cells.frame(cell, self.pbc))
+
     def ends(self, d: int, side: int) -> Bool[Array, ""] | bool:
         """Whether there is nothing beyond the lower (−1) or upper (+1) face."""
         if self.pbc[d]:
