@@ -14,7 +14,7 @@ from md import replicas as copies
 from md import structures
 from md.groups import Group
 from md.local_potential import LocalPotential
-from md.observable import Observable
+from md.observable import Observable, UserObservable
 from md.replicated import Replicated, Structure, unit_of
 from md.stages import Leg, Stage
 
@@ -111,17 +111,26 @@ def check_lags(observables: Sequence[Observable], course: Sequence[Leg]) -> None
         )
 
 
-def check_domains(replicas: Any, bias: Any, observables: Any, uncertainty: Any) -> None:
-    """What domains cannot do yet is refused, not left out."""
+def check_domains(replicas: Any, bias: Any, observables: Sequence[Observable]) -> None:
+    """What domains cannot do is refused, not left out."""
     asked = {
         "replicas": replicas is not None,
         "a bias": bias is not None,
-        "observables": len(observables) > 0,
-        "a watch on uncertainty": uncertainty is not None,
     }
     for what, wanted in asked.items():
         if wanted:
             raise ValueError(f"domains do not go with {what}: leave out one of the two")
+    for observable in observables:
+        if isinstance(observable, UserObservable) and not observable.additive:
+            raise ValueError(
+                f"{observable.name}: on domains a function sees the atoms of one domain: say "
+                "additive=True if its values are sums over atoms, or leave out one of the two"
+            )
+        if not getattr(observable, "on_domains", False):
+            raise ValueError(
+                f"domains do not go with the observable {observable.name}, which does not say that "
+                "it works on_domains (see md.observable): leave out one of the two"
+            )
 
 
 def check_balance(balance: int, grid: Any) -> None:

@@ -184,7 +184,13 @@ class Assembly:
             rows = allocation.rows_for(int(populations.max()), grid.domains)
             state = placement.placed(state, atoms.positions, grid, geometry, rows)
         listed = allocation.allocate(state, geometry, self.grid, reach)
-        return Carry(state, listed, (), None, begun=self.grid.everywhere(np.asarray(False)))
+        accumulators = tuple(
+            sharding.laid_out(observable.init(state, listed, self.system.potential.species), grid)
+            for observable in self.observables
+        )
+        watch = None if self.uncertainty is None else uncertainty.no_watch(self.precision)
+        begun = np.asarray(False)
+        return Carry(state, listed, accumulators, None, *grid.everywhere((watch, begun)))
 
     def enter(self, leg: Leg, before: Leg, carry: Carry) -> Carry:
         """Make a state ready for a stage: its groups, velocities and the integrator's variables.
@@ -360,11 +366,15 @@ class Assembly:
     def uncertain_atoms(self, found: UncertainFrame, leg: Leg, replica: int) -> Atoms:
         """The same for a frame of an uncertain state, with the spread of its committee."""
         atoms = self.atoms_from(found.frame, leg, replica)
-        atom = int(found.atom)
+        atom, forces, frame = int(found.atom), found.spread.forces, found.frame
+        if frame.geometry is not None:
+            fields = {"ids": frame.ids, "forces": forces}
+            ordered = placement.in_order(fields, np.asarray(frame.cell, float), frame.geometry)
+            forces = ordered["forces"]
         atoms.info["energy_std"] = float(found.spread.energy)
-        atoms.info["max_forces_std"] = float(found.spread.forces[atom])
+        atoms.info["max_forces_std"] = float(forces[atom])
         atoms.info["max_forces_std_atom"] = atom
-        atoms.set_array("forces_std", np.asarray(found.spread.forces, float))
+        atoms.set_array("forces_std", np.asarray(forces, float))
         return atoms
 
     def final_atoms(self, leg: Leg, carry: Carry) -> list[Atoms]:

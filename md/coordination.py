@@ -5,18 +5,25 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from math import nan
+from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jaxtyping import Array, Int
 
 from md import pair_search, tallies
-from md.distributions import Bonds, Symbols, check_symbols, neighbourhoods, population, symbols_of
-from md.neighbours import NeighbourList
+from md.distributions import (
+    Bonds,
+    Symbols,
+    check_symbols,
+    histogram,
+    population,
+    shorter,
+    symbols_of,
+)
 from md.observable import Table, check_settings
-from md.pair_search import PairSearch
+from md.pair_search import Listed, PairSearch, neighbourhoods
 from md.state import State
 from md.tallies import Tally
 
@@ -29,7 +36,7 @@ class ShellCounts:
         samples: states looked at.
         centres: [T, T, most + 1] centres of a species with so many neighbours of another.
         neighbours: [T, T] Σ over states of all such neighbours.
-        search: of the shells.
+        search: of the shells; None where the run's own list serves.
         atoms: static; number of atoms of each species.
         species: static; symbols.
     """
@@ -37,7 +44,7 @@ class ShellCounts:
     samples: Int[Array, ""]
     centres: Tally
     neighbours: Tally
-    search: PairSearch
+    search: PairSearch | None
     atoms: tuple[int, ...] = struct.field(pytree_node=False)
     species: tuple[str, ...] = struct.field(pytree_node=False)
 
@@ -60,6 +67,7 @@ class CoordinationNumbers:
     most: int = 32
     every: int = 10
     name: str = "coordination"
+    on_domains: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_settings(self.name, self.every)
@@ -72,43 +80,57 @@ class CoordinationNumbers:
             raise ValueError(f"{self.name}: most must be at least 1, not {self.most}")
 
     def init(
-        self, state: State, neighbours: NeighbourList | None, species: tuple[str, ...]
+        self, state: State, neighbours: Listed | None, species: tuple[str, ...]
     ) -> ShellCounts:
-        types = len(species)
-        lengths = np.zeros((types, types))
-        for (a, b), length in dict(self.cutoff).items():
-            check_symbols(self.name, (a, b), species)
-            lengths[species.index(a), species.index(b)] = length
-        table = tuple(tuple(row) for row in lengths.tolist())
+        types, lengths = len(species), self._lengths(species)
+        table, longest = tuple(tuple(row) for row in lengths.tolist()), float(lengths.max())
         return ShellCounts(
             samples=jnp.int32(0),
             centres=tallies.empty_tally((types, types, self.most + 1)),
             neighbours=tallies.empty_tally((types, types)),
-            search=pair_search.allocate(state, float(lengths.max()), table),
+            search=pair_search.chosen(self.name, state, neighbours, longest, table),
             atoms=population(state, species),
             species=species,
         )
 
+    def _lengths(self, species: tuple[str, ...]) -> np.ndarray:
+        """[T, T] reach of each shell, Å; 0 where none is asked for."""
+        lengths = np.zeros((len(species),) * 2)
+        for (a, b), length in dict(self.cutoff).items():
+            check_symbols(self.name, (a, b), species)
+            lengths[species.index(a), species.index(b)] = length
+        return lengths
+
     def update(
-        self, accumulators: ShellCounts, state: State, neighbours: NeighbourList | None
+        self, accumulators: ShellCounts, state: State, neighbours: Listed | None
     ) -> ShellCounts:
-        search, pairs = pair_search.find(accumulators.search, state)
-        types, n = len(accumulators.species), state.positions.shape[0]
-        _, mask, other = neighbourhoods(jnp.arange(n), pairs, state)
+        search, pairs = pair_search.pairs_of(accumulators.search, state, neighbours)
+        types, (n, k) = len(accumulators.species), pairs.indices.shape
+        lengths, columns = self._lengths(accumulators.species), self.most + 1
+        kinds = jnp.arange(types)
+        size = types * types * (columns + 1)
 
-        def around(kind: Array) -> Array:
-            return jnp.sum(mask & (other == kind), axis=1, dtype=jnp.int32)
+        def bins_of(rows: Array) -> Array:
+            """By centre and kind: of an atom, so many neighbours; and of each neighbour, one."""
+            vectors, mask, other = neighbourhoods(rows, pairs, state)
+            centre = state.species[rows][:, None].astype(jnp.int32)
+            mask &= shorter(vectors, lengths, centre, other)
+            number = jnp.sum(mask[..., None] & (other[..., None] == kinds), axis=1)
+            met = (centre * types + kinds) * (columns + 1) + jnp.minimum(number, self.most)
+            each = (centre * types + other) * (columns + 1) + columns
+            found = jnp.concatenate([met, jnp.where(mask, each, size)], axis=1)
+            return jnp.where(centre >= 0, found, size)  # padding counts nowhere
 
-        number = jax.lax.map(around, jnp.arange(types))  # [T, N] neighbours of each kind
-        centre = jnp.where(state.species >= 0, state.species, types)  # padding counts nowhere
-        kinds = jnp.arange(types)[:, None]
-        met = jnp.zeros((types, types, self.most + 1), jnp.int32)
-        met = met.at[centre, kinds, jnp.minimum(number, self.most)].add(1, mode="drop")
-        total = jnp.zeros((types, types), jnp.int32).at[centre, kinds].add(number, mode="drop")
+        shape = types, types, columns + 1
+        found = histogram(bins_of, n, types * (k + 1) + k, shape, state.axes)
+        met, total = (
+            Tally(*(part[..., columns_of] for part in found))
+            for columns_of in (slice(columns), columns)
+        )
         return accumulators.replace(
             samples=accumulators.samples + 1,
-            centres=tallies.count(accumulators.centres, met),
-            neighbours=tallies.count(accumulators.neighbours, total),
+            centres=tallies.merged(accumulators.centres, met),
+            neighbours=tallies.merged(accumulators.neighbours, total),
             search=search,
         )
 

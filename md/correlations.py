@@ -7,45 +7,20 @@ every state is the origin of a time difference: the best average that a trajecto
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jaxtyping import Array, Float, Int
 
-from md import cells, tallies, units
+from md import cells, lag_sums, totals, units
+from md.domains.geometry import Geometry
+from md.domains.lists import DomainList
+from md.lag_sums import LagSums
 from md.observable import Table, check_settings
 from md.state import State, hashable_indices, real_atoms
-from md.summation import TwoFloat
-
-
-@struct.dataclass
-class LagSums:
-    """A ring of past states, and sums over pairs of states by the time between them.
-
-    Attributes:
-        samples: states looked at; the last is in place (samples − 1) mod L of the ring.
-        ring: pytree of arrays with a leading axis L.
-        steps: [L] step of each state in the ring; −1 where there is none yet.
-        sums: [L, T] Σ over origins of the mean over a species' atoms; row l is l looks apart.
-        origins: [L] number of pairs of states in each row. States between which the observable
-            took a rest (a stage without it) make no pair.
-        masses: [T] mean mass of each species, amu.
-        atoms: static; number of atoms of each species that take part.
-        species: static; symbols.
-    """
-
-    samples: Int[Array, ""]
-    ring: Any
-    steps: Int[Array, " lags"]
-    sums: TwoFloat
-    origins: Int[Array, " lags"]
-    masses: Float[Array, " species"]
-    atoms: tuple[int, ...] = struct.field(pytree_node=False)
-    species: tuple[str, ...] = struct.field(pytree_node=False)
 
 
 class Path(NamedTuple):
@@ -54,12 +29,33 @@ class Path(NamedTuple):
     Attributes:
         positions, images: of the chosen atoms, as in the state.
         centre, centre_images: mass-weighted means of positions and of images, over all atoms.
+        corners, centre_corner: on domains, the coordinates that positions and their mean are
+            relative to (:meth:`md.domains.geometry.Geometry.lower`), in
+        frame: the basis that these coordinates refer to.
     """
 
     positions: Float[Array, "*lags atoms 3"]
     images: Int[Array, "*lags atoms 3"]
     centre: Float[Array, "*lags 3"]
     centre_images: Float[Array, "*lags 3"]
+    corners: Float[Array, "*lags atoms 3"] | None = None
+    centre_corner: Float[Array, "*lags 3"] | None = None
+    frame: Float[Array, "*lags 3 3"] | None = None
+
+    by_atom = ("positions", "images", "corners")
+
+
+def _between_corners(
+    now: Float[Array, "*atoms 3"],
+    past: Float[Array, "*atoms 3"],
+    frame: Float[Array, "3 3"],
+    past_frame: Float[Array, "3 3"],
+) -> Float[Array, "*atoms 3"]:
+    """From one corner to another, whose coordinates refer to frames of their own.
+
+    Exactly zero for the same corner in the same cell: there no digits are lost.
+    """
+    return cells.lattice_vector(now - past, frame) + cells.lattice_vector(past, frame - past_frame)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +70,8 @@ class MeanSquaredDisplacement:
     The table has columns ``time_fs`` and ``msd_A_A2`` (Å²). :func:`diffusion_coefficient` fits it.
 
     Attributes:
-        lags: number of times τ: 0, every, 2 every, ... steps. Memory is lags × atoms × 24 B, and so
-            is the work at each look.
+        lags: number of times τ: 0, every, 2 every, ... steps. Memory is lags × atoms × 24 B (on
+            domains 36 B, shared by all), and so is the work at each look.
         every: steps between two looks.
         atoms: indices of the atoms that take part; all unless given.
         remove_drift: whether displacements are relative to the centre of mass.
@@ -87,49 +83,74 @@ class MeanSquaredDisplacement:
     atoms: Sequence[int] | np.ndarray | None = None
     remove_drift: bool = True
     name: str = "msd"
+    on_domains: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_settings(self.name, self.every)
-        _check_lags(self.name, self.lags)
+        lag_sums.check_lags(self.name, self.lags)
         object.__setattr__(self, "atoms", hashable_indices(self.atoms))
 
     def init(self, state: State, neighbours: Any, species: tuple[str, ...]) -> LagSums:
-        path = self._path(state)
-        return _empty(self.name, self.lags, path, state, self.atoms, species)
+        chosen = lag_sums.population(self.name, state, self.atoms, species)
+        number, kind, three = sum(chosen.atoms), state.positions.dtype, jax.ShapeDtypeStruct
+        path = Path(
+            positions=three((number, 3), kind),
+            images=three((number, 3), state.images.dtype),
+            centre=three((3,), kind),
+            centre_images=three((3,), kind),
+        )
+        if state.axes:
+            path = path._replace(
+                corners=path.positions, centre_corner=path.centre, frame=three((3, 3), kind)
+            )
+        return lag_sums.empty(self.lags, path, state, chosen)
 
     def update(self, accumulators: LagSums, state: State, neighbours: Any) -> LagSums:
-        now = self._path(state)
-        weights = _weights(accumulators, state, self.atoms)
+        now, kinds = self._path(accumulators, state, neighbours)
 
         def compare(past: Path) -> Array:
             moved = cells.displacement(
                 now.positions, past.positions, now.images - past.images, state.cell
             )
+            drift = cells.difference(now.centre, past.centre) + cells.lattice_vector(
+                now.centre_images - past.centre_images, state.cell
+            )
+            if now.frame is not None:
+                frames = now.frame, past.frame
+                moved += _between_corners(now.corners, past.corners, *frames)
+                drift += _between_corners(now.centre_corner, past.centre_corner, *frames)
             if self.remove_drift:
-                drift = cells.difference(now.centre, past.centre) + cells.lattice_vector(
-                    now.centre_images - past.centre_images, state.cell
-                )
                 moved = moved - drift
-            return _averages(weights, jnp.sum(moved**2, axis=-1))
+            return jnp.sum(moved**2, axis=-1)
 
-        return _compared(accumulators, now, state.step, self.every, compare)
+        return lag_sums.compared(accumulators, now, kinds, state, self.every, compare)
 
     def result(self, accumulators: LagSums, timestep_fs: float) -> Table:
         table = {"time_fs": np.arange(self.lags) * float(self.every * timestep_fs)}
-        for symbol, values in _columns(accumulators).items():
+        for symbol, values in lag_sums.columns(accumulators).items():
             table[f"msd_{symbol}_A2"] = values
         return table
 
-    def _path(self, state: State) -> Path:
+    def _path(
+        self, accumulators: LagSums, state: State, neighbours: Any
+    ) -> tuple[Path, Int[Array, " atoms"]]:
+        """Where the chosen atoms are, and their species."""
         mass = jnp.where(real_atoms(state.species), state.masses, 0)
-        share = (mass / jnp.sum(mass))[:, None]
-        chosen = _chosen(self.atoms)
-        return Path(
-            positions=state.positions[chosen],
-            images=state.images[chosen],
-            centre=jnp.sum(share * state.positions, axis=0),
-            centre_images=jnp.sum(share * state.images, axis=0),
-        )
+        share = (mass / totals.total(mass, state.axes))[:, None]
+
+        def mean(values: Array) -> Array:
+            return totals.total(share * values, state.axes)
+
+        values = {"positions": state.positions, "images": state.images}
+        means = {"centre": mean(state.positions), "centre_images": mean(state.images)}
+        if isinstance(neighbours, DomainList):
+            geometry: Geometry = neighbours.geometry
+            corner = jnp.broadcast_to(geometry.lower(), state.positions.shape)
+            values["corners"] = corner
+            means["centre_corner"] = mean(corner)
+            means["frame"] = cells.frame(state.cell, state.pbc)
+        found, kinds = lag_sums.chosen(accumulators, self.atoms, values, state, neighbours)
+        return Path(**found, **means), kinds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,38 +185,39 @@ class VelocityAutocorrelation:
     atoms: Sequence[int] | np.ndarray | None = None
     window: str = "hann"
     name: str = "vacf"
+    on_domains: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_settings(self.name, self.every)
-        _check_lags(self.name, self.lags)
+        lag_sums.check_lags(self.name, self.lags)
         object.__setattr__(self, "atoms", hashable_indices(self.atoms))
         if self.window not in ("hann", "none"):
             raise ValueError(f'{self.name}: window must be "hann" or "none", not {self.window!r}')
 
     def init(self, state: State, neighbours: Any, species: tuple[str, ...]) -> LagSums:
-        return _empty(self.name, self.lags, self._velocities(state), state, self.atoms, species)
+        chosen = lag_sums.population(self.name, state, self.atoms, species)
+        velocities = jax.ShapeDtypeStruct((sum(chosen.atoms), 3), state.momenta.dtype)
+        return lag_sums.empty(self.lags, velocities, state, chosen)
 
     def update(self, accumulators: LagSums, state: State, neighbours: Any) -> LagSums:
-        now = self._velocities(state)
-        weights = _weights(accumulators, state, self.atoms)
+        values = {"velocities": state.momenta / state.masses[:, None]}
+        found, kinds = lag_sums.chosen(accumulators, self.atoms, values, state, neighbours)
+        now = found["velocities"]
 
         def compare(past: Array) -> Array:
-            return _averages(weights, jnp.sum(now * past, axis=-1))
+            return jnp.sum(now * past, axis=-1)
 
-        return _compared(accumulators, now, state.step, self.every, compare)
+        return lag_sums.compared(accumulators, now, kinds, state, self.every, compare)
 
     def result(self, accumulators: LagSums, timestep_fs: float) -> Table:
         lag_fs = float(self.every * timestep_fs)
-        correlations = _columns(accumulators)
+        correlations = lag_sums.columns(accumulators)
         table = {"time_fs": np.arange(self.lags) * lag_fs}
         for symbol, values in correlations.items():
             table[f"vacf_{symbol}_A2_per_fs2"] = values * units.FEMTOSECOND**2
         facts = zip(accumulators.species, accumulators.atoms, accumulators.masses, strict=True)
         masses = {symbol: atoms * float(mass) for symbol, atoms, mass in facts}
         return table | densities_of_states(correlations, masses, lag_fs, self.window)
-
-    def _velocities(self, state: State) -> Float[Array, "atoms 3"]:
-        return (state.momenta / state.masses[:, None])[_chosen(self.atoms)]
 
 
 def densities_of_states(
@@ -268,89 +290,3 @@ def diffusion_coefficient(
             f"{stop_fs} fs: a line needs two"
         )
     return float(np.polyfit(time[inside], values[inside], 1)[0] / (2 * dimensions))
-
-
-def _check_lags(name: str, lags: int) -> None:
-    if lags < 2:
-        raise ValueError(f"{name}: lags must be at least 2, not {lags}")
-
-
-def _chosen(atoms: Any) -> Any:
-    return slice(None) if atoms is None else np.asarray(atoms)
-
-
-def _empty(
-    name: str,
-    lags: int,
-    sample: Any,
-    state: State,
-    atoms: Any,
-    species: tuple[str, ...],
-) -> LagSums:
-    n = state.positions.shape[0]
-    if atoms is not None and not (atoms and all(0 <= index < n for index in atoms)):
-        raise ValueError(f"{name}: atoms must be indices from 0 to {n - 1}")
-    indices = np.asarray(state.species)[_chosen(atoms)]
-    masses = np.asarray(state.masses)[_chosen(atoms)]
-    population = [int(np.sum(indices == s)) for s in range(len(species))]
-    mean = [masses[indices == s].mean() if population[s] else 0 for s in range(len(species))]
-    return LagSums(
-        samples=jnp.int32(0),
-        ring=jax.tree.map(lambda x: jnp.zeros((lags, *x.shape), x.dtype), sample),
-        steps=jnp.full(lags, -1, jnp.int32),
-        sums=tallies.empty_sum((lags, len(species)), state.positions.dtype),
-        origins=jnp.zeros(lags, jnp.int32),
-        masses=jnp.asarray(mean, state.masses.dtype),
-        atoms=tuple(population),
-        species=species,
-    )
-
-
-def _weights(accumulators: LagSums, state: State, atoms: Any) -> Float[Array, "species atoms"]:
-    """[T, M], with which a product averages over the atoms of each species."""
-    population = jnp.maximum(jnp.asarray(accumulators.atoms), 1)
-    member = state.species[_chosen(atoms)] == jnp.arange(len(accumulators.species))[:, None]
-    return member / population[:, None].astype(state.positions.dtype)
-
-
-def _averages(
-    weights: Float[Array, "species atoms"], values: Float[Array, " atoms"]
-) -> Float[Array, " species"]:
-    return jnp.dot(weights, values, precision=jax.lax.Precision.HIGHEST)
-
-
-def _compared(
-    accumulators: LagSums,
-    now: Any,
-    step: Int[Array, ""],
-    every: int,
-    compare: Callable[[Any], Array],
-) -> LagSums:
-    """Put a sample into the ring, and add its comparison with every sample there to the sums."""
-    lags = accumulators.sums.high.shape[0]
-    place = accumulators.samples % lags
-    ring = jax.tree.map(lambda past, x: past.at[place].set(x), accumulators.ring, now)
-    steps = accumulators.steps.at[place].set(step.astype(accumulators.steps.dtype))
-
-    def one_lag(lag: Array) -> tuple[Array, Array]:
-        at = (place - lag) % lags
-        values = compare(jax.tree.map(lambda past: past[at], ring))
-        pair = (steps[at] >= 0) & (step - steps[at] == lag * every)
-        return jnp.where(pair, values, 0), pair
-
-    values, pairs = jax.lax.map(one_lag, jnp.arange(lags))
-    return accumulators.replace(
-        samples=accumulators.samples + 1,
-        ring=ring,
-        steps=steps,
-        sums=tallies.accumulate(accumulators.sums, values),
-        origins=accumulators.origins + pairs,
-    )
-
-
-def _columns(accumulators: LagSums) -> dict[str, np.ndarray]:
-    """Means over origins, by symbol; not a number at lags that no two samples are apart."""
-    sums, origins = tallies.total(accumulators.sums), np.asarray(accumulators.origins)[:, None]
-    means = np.where(origins > 0, sums / np.maximum(origins, 1), np.nan)
-    facts = enumerate(zip(accumulators.species, accumulators.atoms, strict=True))
-    return {symbol: means[:, at] for at, (symbol, atoms) in facts if atoms}

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import combinations_with_replacement
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from md import cells, pair_search, tallies
-from md.neighbours import NeighbourList
+from md.domains.grid import Grid
 from md.observable import Table, check_settings
-from md.pair_search import Pairs, PairSearch
+from md.pair_search import Listed, PairCutoffs, PairSearch, neighbourhoods
 from md.state import State
 from md.summation import TwoFloat
 from md.tallies import Tally
+from md.totals import Axes
 
 Number = float | int
 Symbols = str | Sequence[str]
@@ -71,7 +73,8 @@ class RadialDistribution:
     whatever their species. Without three periodic directions there is no density to compare with,
     and the columns g are left out.
 
-    Any cutoff will do: also one beyond the potential's, or beyond half the cell.
+    Any cutoff will do: also one beyond the potential's, or beyond half the cell. On domains it must
+    be within the potential's.
 
     Attributes:
         cutoff: Å.
@@ -89,6 +92,7 @@ class RadialDistribution:
     pairs: Sequence[Symbols] | None = None
     total: bool = False
     name: str = "rdf"
+    on_domains: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_settings(self.name, self.every)
@@ -98,26 +102,24 @@ class RadialDistribution:
         if self.pairs is not None:
             object.__setattr__(self, "pairs", tuple(symbols_of(pair, 2) for pair in self.pairs))
 
-    def init(
-        self, state: State, neighbours: NeighbourList | None, species: tuple[str, ...]
-    ) -> PairCounts:
+    def init(self, state: State, neighbours: Listed | None, species: tuple[str, ...]) -> PairCounts:
         for pair in self.pairs or ():
             check_symbols(self.name, pair, species)
-        covered = pair_search.covers(neighbours, self.cutoff)
+        search = pair_search.chosen(self.name, state, neighbours, self.cutoff, borrows=True)
         return PairCounts(
             samples=jnp.int32(0),
             pairs=tallies.empty_tally((len(species), len(species), self.bins)),
             volumes=tallies.empty_sum((), state.positions.dtype),
-            search=None if covered else pair_search.allocate(state, self.cutoff),
+            search=search,
             atoms=population(state, species),
             species=species,
             periodic=all(state.pbc),
         )
 
     def update(
-        self, accumulators: PairCounts, state: State, neighbours: NeighbourList | None
+        self, accumulators: PairCounts, state: State, neighbours: Listed | None
     ) -> PairCounts:
-        search, pairs = _pairs_of(accumulators.search, state, neighbours)
+        search, pairs = pair_search.pairs_of(accumulators.search, state, neighbours)
         types, (n, k) = len(accumulators.species), pairs.indices.shape
         shape = accumulators.pairs.low.shape
 
@@ -125,16 +127,16 @@ class RadialDistribution:
             vectors, mask, other = neighbourhoods(rows, pairs, state)
             distance = jnp.sqrt(jnp.sum(vectors**2, axis=-1))
             place = jnp.floor(distance * (self.bins / self.cutoff)).astype(jnp.int32)
-            kind = state.species[rows][:, None] * types + other
+            kind = _species(state, rows) * types + other
             inside = mask & (distance < self.cutoff)
             # rounding may put a distance just below the cutoff into the bin beyond the last
             place = jnp.minimum(place, self.bins - 1)
             return jnp.where(inside, kind * self.bins + place, np.prod(shape))
 
-        counted = histogram(bins_of, n, k, int(np.prod(shape))).reshape(shape)
+        counted = histogram(bins_of, n, k, shape, state.axes)
         return accumulators.replace(
             samples=accumulators.samples + 1,
-            pairs=tallies.count(accumulators.pairs, counted),
+            pairs=tallies.merged(accumulators.pairs, counted),
             volumes=tallies.accumulate(accumulators.volumes, cells.volume(state.cell)),
             search=search,
         )
@@ -177,12 +179,12 @@ class AngleCounts:
     Attributes:
         angles: [T, T, T, bins] of a centre's species and those of its two neighbours, the lower
             index first.
-        search: of the bonds.
+        search: of the bonds; None where the run's own list serves.
         species: static; symbols.
     """
 
     angles: Tally
-    search: PairSearch
+    search: PairSearch | None
     species: tuple[str, ...] = struct.field(pytree_node=False)
 
 
@@ -209,6 +211,7 @@ class AngularDistribution:
     every: int = 10
     triples: Sequence[Symbols] | None = None
     name: str = "adf"
+    on_domains: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_settings(self.name, self.every)
@@ -225,17 +228,18 @@ class AngularDistribution:
             raise ValueError(f"{self.name}: cutoffs must be positive, not {lengths}")
 
     def init(
-        self, state: State, neighbours: NeighbourList | None, species: tuple[str, ...]
+        self, state: State, neighbours: Listed | None, species: tuple[str, ...]
     ) -> AngleCounts:
         for triple in self.triples or ():
             check_symbols(self.name, triple, species)
         lengths, types = self._lengths(species), len(species)
-        table = None
+        table: PairCutoffs | None = None
         if not isinstance(self.cutoff, int | float):
             table = tuple(tuple(row) for row in lengths.tolist())
+        longest = float(lengths.max())
         return AngleCounts(
             angles=tallies.empty_tally((types, types, types, self.bins)),
-            search=pair_search.allocate(state, float(lengths.max()), table),
+            search=pair_search.chosen(self.name, state, neighbours, longest, table),
             species=species,
         )
 
@@ -251,27 +255,29 @@ class AngularDistribution:
         return lengths
 
     def update(
-        self, accumulators: AngleCounts, state: State, neighbours: NeighbourList | None
+        self, accumulators: AngleCounts, state: State, neighbours: Listed | None
     ) -> AngleCounts:
-        search, pairs = pair_search.find(accumulators.search, state)
+        search, pairs = pair_search.pairs_of(accumulators.search, state, neighbours)
+        lengths = self._lengths(accumulators.species)
         types, (n, k) = len(accumulators.species), pairs.indices.shape
         first, second = (jnp.asarray(index) for index in np.triu_indices(k, 1))
         shape = accumulators.angles.low.shape
 
         def bins_of(rows: Array) -> Array:
             vectors, mask, other = neighbourhoods(rows, pairs, state)
+            mask &= shorter(vectors, lengths, _species(state, rows), other)
             angle = _angle(vectors[:, first], vectors[:, second])
             place = jnp.floor(angle * (self.bins / np.pi)).astype(jnp.int32)
             place = jnp.clip(place, 0, self.bins - 1)  # 180° belongs to the last bin
             low = jnp.minimum(other[:, first], other[:, second])
             high = jnp.maximum(other[:, first], other[:, second])
-            kind = (state.species[rows][:, None] * types + low) * types + high
+            kind = (_species(state, rows) * types + low) * types + high
             inside = mask[:, first] & mask[:, second]
             return jnp.where(inside, kind * self.bins + place, np.prod(shape))
 
-        counted = histogram(bins_of, n, len(first), int(np.prod(shape))).reshape(shape)
+        counted = histogram(bins_of, n, len(first), shape, state.axes)
         return accumulators.replace(
-            angles=tallies.count(accumulators.angles, counted), search=search
+            angles=tallies.merged(accumulators.angles, counted), search=search
         )
 
     def result(self, accumulators: AngleCounts, timestep_fs: float) -> Table:
@@ -315,30 +321,28 @@ def check_symbols(name: str, symbols: Symbols, species: tuple[str, ...]) -> None
 
 def population(state: State, species: tuple[str, ...]) -> tuple[int, ...]:
     """Number of atoms of each species."""
-    indices = np.asarray(state.species)
-    return tuple(int(np.sum(indices == s)) for s in range(len(species)))
+    found = Grid.fetched(_population(state.species, len(species)))
+    return tuple(int(number) for number in found)
 
 
-def _pairs_of(
-    search: PairSearch | None, state: State, listed: NeighbourList | None
-) -> tuple[PairSearch | None, Pairs]:
-    if search is None:
-        assert listed is not None
-        return None, Pairs(listed.indices, listed.shifts)
-    return pair_search.find(search, state)
+@partial(jax.jit, static_argnames="types")
+def _population(species: Int[Array, " atoms"], types: int) -> Int[Array, " types"]:
+    return jnp.stack([jnp.sum(species == s, dtype=jnp.int32) for s in range(types)])
 
 
-def neighbourhoods(
-    rows: Int[Array, " rows"], pairs: Pairs, state: State
-) -> tuple[Array, Array, Array]:
-    """Vectors to the neighbours of some atoms, which slots hold one, and their species."""
-    n = state.positions.shape[0]
-    mask = pairs.indices[rows] < n
-    index = jnp.where(mask, pairs.indices[rows], 0)
-    vectors = cells.displacement(
-        state.positions[index], state.positions[rows][:, None], pairs.shifts[rows], state.cell
-    )
-    return vectors, mask, state.species[index]
+def _species(state: State, rows: Int[Array, " rows"]) -> Int[Array, "rows 1"]:
+    return state.species[rows][:, None].astype(jnp.int32)
+
+
+def shorter(
+    vectors: Float[Array, "rows slots 3"],
+    lengths: Float[np.ndarray, "types types"],
+    centre: Int[Array, "rows 1"],
+    other: Int[Array, "rows slots"],
+) -> Bool[Array, "rows slots"]:
+    """Which vectors are shorter than the length of their pair of species."""
+    allowed = jnp.asarray(lengths, vectors.dtype)[jnp.maximum(centre, 0), jnp.maximum(other, 0)]
+    return jnp.sum(vectors**2, axis=-1) < allowed**2
 
 
 def _angle(u: Float[Array, "*batch 3"], v: Float[Array, "*batch 3"]) -> Float[Array, "*batch"]:
@@ -348,20 +352,28 @@ def _angle(u: Float[Array, "*batch 3"], v: Float[Array, "*batch 3"]) -> Float[Ar
 
 
 def histogram(
-    bins_of: Callable[[Array], Any], atoms: int, values: int, length: int
-) -> Int[Array, " length"]:
-    """How often each bin is met, over the rows of all atoms, some rows at a time.
+    bins_of: Callable[[Array], Any], atoms: int, values: int, shape: tuple[int, ...], axes: Axes
+) -> Tally:
+    """How often each bin is met, over the rows of all atoms of all devices, some rows at a time.
 
     Args:
-        bins_of: from indices of atoms to their bins [rows, values]; ``length`` counts nowhere.
+        bins_of: from rows of atoms to their bins [rows, values], as indices of the flattened
+            histogram; its size counts nowhere.
+        atoms: rows of this device.
+        values: for each row.
+        shape: of the histogram.
+        axes: as of :class:`md.state.State`.
     """
-    size = min(atoms, max(1, _VALUES_PER_BLOCK // max(values, 1)))
+    size, length = min(atoms, max(1, _VALUES_PER_BLOCK // max(values, 1))), int(np.prod(shape))
 
-    def step(counts: Array, start: Array) -> tuple[Array, None]:
+    def step(tally: Tally, start: Array) -> tuple[Tally, None]:
         rows = start + jnp.arange(size)
         index = bins_of(jnp.minimum(rows, atoms - 1))
         index = jnp.where((rows < atoms)[:, None], index, length)
-        return counts.at[index].add(1, mode="drop"), None
+        counts = jnp.zeros((length,), jnp.int32).at[index].add(1, mode="drop")
+        return tallies.count(tally, counts), None
 
-    counts = jnp.zeros((length,), jnp.int32)
-    return jax.lax.scan(step, counts, jnp.arange(-(-atoms // size)) * size)[0]
+    starts = jnp.arange(-(-atoms // size)) * size
+    found = jax.lax.scan(step, tallies.empty_tally((length,)), starts)[0]
+    found = Tally(*(part.reshape(shape) for part in found))
+    return tallies.over_devices(found, axes)

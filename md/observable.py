@@ -7,6 +7,12 @@ the accumulators in its checkpoints, and writes the table as ``NAME.csv``.
 
 Accumulators may hold a :class:`md.pair_search.PairSearch`: the loop stops a chunk at
 ``pair_search.faults(accumulators)``, and makes room with ``pair_search.grown``.
+
+On domains (:mod:`md.domains`) ``init`` is given the state of all devices, and ``update`` what one
+device holds: its own atoms, rows without one having species −1, and the list of their neighbours,
+which refers to ghosts too (:func:`md.pair_search.pairs_of`). Accumulators must come out the same on
+all devices, by the sums of :mod:`md.totals`. An observable that does so has an attribute
+``on_domains`` that is true; others are refused there.
 """
 
 from __future__ import annotations
@@ -21,8 +27,8 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from md import tallies
-from md.neighbours import NeighbourList
+from md import tallies, totals
+from md.pair_search import Listed
 from md.state import State
 from md.summation import TwoFloat
 
@@ -44,7 +50,7 @@ class Observable(Protocol):
     @property
     def every(self) -> int: ...
 
-    def init(self, state: State, neighbours: NeighbourList, species: tuple[str, ...]) -> Any:
+    def init(self, state: State, neighbours: Listed, species: tuple[str, ...]) -> Any:
         """Accumulators of nothing yet; on the host.
 
         They depend on the state through shapes, static choices and the sizes of searches alone.
@@ -59,7 +65,7 @@ class Observable(Protocol):
         """
         ...
 
-    def update(self, accumulators: Any, state: State, neighbours: NeighbourList) -> Any:
+    def update(self, accumulators: Any, state: State, neighbours: Listed) -> Any:
         """Accumulators with one more state; compiled."""
         ...
 
@@ -122,16 +128,24 @@ class UserObservable:
             (unnamed ones are called ``value``), one row per entry of the flattened arrays. The
             variance is that of single samples, with n − 1 in the denominator: the samples of a
             trajectory are correlated, so it does not tell the error of the mean by itself.
+        additive: whether values are sums over atoms, so that those of parts of a system may be
+            added. On domains, where the function is called for the atoms of each (rows without an
+            atom have species −1), no other can be used.
     """
 
-    function: Callable[[State, NeighbourList], Any]
+    function: Callable[[State, Listed], Any]
     every: int = 10
     name: str = "observable"
+    additive: bool = False
+
+    @property
+    def on_domains(self) -> bool:
+        return self.additive
 
     def __post_init__(self) -> None:
         check_settings(self.name, self.every)
 
-    def init(self, state: State, neighbours: NeighbourList, species: tuple[str, ...]) -> Moments:
+    def init(self, state: State, neighbours: Listed, species: tuple[str, ...]) -> Moments:
         shapes = jax.eval_shape(self._named, state, neighbours)
         sizes = {name: int(np.prod(leaf.shape)) for name, leaf in shapes.items()}
         if not sizes:
@@ -145,10 +159,12 @@ class UserObservable:
         nothing = tallies.empty_sum(shape, dtype)
         return Moments(jnp.int32(0), nothing.high, nothing, nothing, tuple(sizes))
 
-    def update(self, accumulators: Moments, state: State, neighbours: NeighbourList) -> Moments:
+    def update(self, accumulators: Moments, state: State, neighbours: Listed) -> Moments:
         named = self._named(state, neighbours)
         values = jnp.stack([named[name].reshape(-1) for name in accumulators.columns], axis=1)
-        values = values.astype(accumulators.first.dtype)
+        if values.shape != accumulators.first.shape:
+            raise ValueError(f"{self.name}: on domains there can be no row for each atom: sum them")
+        values = totals.over_devices(values.astype(accumulators.first.dtype), state.axes)
         first = jnp.where(accumulators.samples == 0, values, accumulators.first)
         deviation = values - first
         return accumulators.replace(
@@ -171,7 +187,7 @@ class UserObservable:
             table[f"{name}_variance"] = np.maximum(variance[:, column], 0)
         return table
 
-    def _named(self, state: State, neighbours: NeighbourList) -> dict[str, Array]:
-        values = self.function(state, neighbours)
+    def _named(self, state: State, neighbours: Listed) -> dict[str, Array]:
+        values = self.function(state.replace(axes=()), neighbours)  # of this device
         named = dict(values) if isinstance(values, Mapping) else {"value": values}
         return {str(name): jnp.asarray(value) for name, value in named.items()}

@@ -1,4 +1,4 @@
-"""Pairs for observables that look farther than the potential does.
+"""Pairs for observables, also those that look farther than the potential does.
 
 Only sizes are kept between two searches, no list: an observable that looks at every hundredth step
 costs nothing at the others.
@@ -10,22 +10,33 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
-from md import bins, neighbours
+from md import bins, cells, neighbours
 from md.bins import Capacities, Reach, Required
+from md.domains import lists
+from md.domains.lists import DomainList
 from md.neighbours import NeighbourList
 from md.state import State
 
 PairCutoffs = tuple[tuple[float, ...], ...]
+Listed = NeighbourList | DomainList
 
 
 class Pairs(NamedTuple):
-    """Neighbours in slots, as in :class:`md.neighbours.NeighbourList`."""
+    """Neighbours in slots, as in :class:`md.neighbours.NeighbourList`, and the atoms they refer to.
+
+    Attributes:
+        indices, shifts: of the neighbours; no shifts on domains.
+        positions, species: of all rows; on domains those of ghosts come last.
+    """
 
     indices: Int[Array, "atoms slots"]
-    shifts: Int[Array, "atoms slots 3"]
+    shifts: Int[Array, "atoms slots 3"] | None
+    positions: Float[Array, "rows 3"]
+    species: Int[Array, " rows"]
 
 
 @struct.dataclass
@@ -55,6 +66,65 @@ def allocate(
     return PairSearch(listed.faults, listed.required, reach, listed.capacities)
 
 
+def chosen(
+    name: str,
+    state: State,
+    listed: Listed | None,
+    cutoff: float | int,
+    pair_cutoffs: PairCutoffs | None = None,
+    *,
+    borrows: bool = False,
+) -> PairSearch | None:
+    """A search of an observable's own; None where it takes the run's list, as on domains it must.
+
+    Args:
+        name: of the observable.
+        borrows: whether to take the run's list on a single device too, if that reaches far enough.
+
+    Raises:
+        ValueError: on domains, if the list does not reach so far.
+    """
+    on_domains = len(state.axes) > 0
+    if (borrows or on_domains) and covers(listed, cutoff, pair_cutoffs):
+        return None
+    if on_domains:
+        assert listed is not None
+        reach = np.min(listed.reach.pair_cutoffs or listed.reach.cutoff)
+        raise ValueError(
+            f"{name}: on domains no pair is known beyond the potential's cutoff ({reach:g} Å), and "
+            f"{float(cutoff):g} Å are asked for: choose less, or keep a trajectory and look at it "
+            "by `allegro-jax analyse`"
+        )
+    return allocate(state, cutoff, pair_cutoffs)
+
+
+def pairs_of(
+    search: PairSearch | None, state: State, listed: Listed | None
+) -> tuple[PairSearch | None, Pairs]:
+    """The pairs of a state, from a search or from the run's list; compiled."""
+    if search is not None:
+        return find(search, state)
+    assert listed is not None
+    if isinstance(listed, DomainList):
+        return None, Pairs(listed.indices, None, *lists.with_ghosts(state, listed)[:2])
+    return None, Pairs(listed.indices, listed.shifts, state.positions, state.species)
+
+
+def neighbourhoods(
+    rows: Int[Array, " rows"], pairs: Pairs, state: State
+) -> tuple[Array, Array, Array]:
+    """Vectors to the neighbours of some atoms, which slots hold one, and their species."""
+    indices = pairs.indices[rows]
+    mask = indices < pairs.positions.shape[0]
+    index = jnp.where(mask, indices, 0)
+    ends = pairs.positions[index], pairs.positions[rows][:, None]
+    if pairs.shifts is None:
+        vectors = cells.difference(*ends)
+    else:
+        vectors = cells.displacement(*ends, pairs.shifts[rows], state.cell)
+    return vectors, mask, pairs.species[index].astype(jnp.int32)
+
+
 def find(search: PairSearch, state: State) -> tuple[PairSearch, Pairs]:
     """The pairs of a state, for use in compiled code. What does not fit sets ``faults``."""
     indices, shifts, faults, required = bins.search(
@@ -64,14 +134,17 @@ def find(search: PairSearch, state: State) -> tuple[PairSearch, Pairs]:
         faults=search.faults | faults,
         required=Required(*map(jnp.maximum, search.required, required)),
     )
-    return search, Pairs(indices, shifts)
+    return search, Pairs(indices, shifts, state.positions, state.species)
 
 
-def covers(listed: NeighbourList | None, cutoff: float | int) -> bool:
+def covers(
+    listed: Listed | None, cutoff: float | int, pair_cutoffs: PairCutoffs | None = None
+) -> bool:
     """Whether a neighbour list holds, at all times, every pair closer than a cutoff."""
     if listed is None:
         return False
-    return listed.reach.pair_cutoffs is None and listed.reach.cutoff >= cutoff
+    held = np.asarray(listed.reach.pair_cutoffs or listed.reach.cutoff)
+    return bool(np.all(held >= np.asarray(pair_cutoffs or cutoff)))
 
 
 def _is_search(node: Any) -> bool:

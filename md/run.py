@@ -229,7 +229,7 @@ def _prepared(asked: SimpleNamespace) -> _Prepared:
     if domains is not None:
         if isinstance(domains, str) and domains != "auto":
             raise ValueError(f'domains must be three numbers or "auto", not {domains!r}')
-        arguments.check_domains(replicas, asked.bias, asked.observables, uncertainty)
+        arguments.check_domains(replicas, asked.bias, asked.observables)
         reach = float(potential.cutoff) + float(skin)
         grid = grid_for(templates[0], None if domains == "auto" else domains, reach)
     arguments.check_balance(asked.balance, grid)

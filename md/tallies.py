@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from md import summation
+from md import summation, totals
 from md.summation import TwoFloat
+from md.totals import Axes
 
 _WORD = 2**30
 
@@ -36,6 +37,16 @@ def counts(tally: Tally) -> np.ndarray:
     """The numbers as float64, on the host."""
     high, low = np.asarray(tally.high, np.float64), np.asarray(tally.low, np.float64)
     return np.asarray(high * _WORD + low)
+
+
+def over_devices(tally: Tally, axes: Axes) -> Tally:
+    """The sum of the numbers of all devices, of which there are up to 2¹⁴."""
+    if not axes:
+        return tally
+    half = 2**15
+    parts = tally.high, tally.low // half, tally.low % half
+    high, upper, lower = totals.over_devices(parts, axes)
+    return count(Tally(high + upper // half, lower), upper % half * half)
 
 
 def merged(first: Any, second: Any) -> Any:

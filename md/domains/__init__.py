@@ -21,6 +21,7 @@ one device.
 :mod:`md.domains.halo`       ghosts: which, and the exchange of what belongs to them
 :mod:`md.domains.search`     neighbours among own atoms and ghosts
 :mod:`md.domains.lists`      the list of a domain: all of the above, for the run loop
+:mod:`md.domains.numbering`  what belongs to atoms by their numbers, and does not migrate
 :mod:`md.domains.loads`      how many atoms and ghosts domains hold
 :mod:`md.domains.balance`    faces that shift until all hold about as many
 ========================  ====================================================================

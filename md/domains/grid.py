@@ -49,6 +49,11 @@ class Grid:
         return NamedSharding(self.mesh, PartitionSpec(AXES))
 
     @cached_property
+    def by_number(self) -> NamedSharding:
+        """Arrays whose second axis is cut into blocks, one for each domain."""
+        return NamedSharding(self.mesh, PartitionSpec(None, AXES))
+
+    @cached_property
     def on_all(self) -> NamedSharding:
         """Arrays of which every device has the whole."""
         return NamedSharding(self.mesh, PartitionSpec())

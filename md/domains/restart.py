@@ -3,7 +3,7 @@
 What belongs to atoms is written by the process that has them (:mod:`md.row_files`).
 
 On the same grid a run goes on from the very rows it had, with the list built where it had been
-built; on another its atoms are placed anew.
+built; on another its atoms are placed anew. What observables have accumulated knows of no domains.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from md.domains import allocation, placement, sharding
+from md.domains import allocation, numbering, placement, sharding
 from md.domains.geometry import Geometry
 from md.domains.grid import Grid
 from md.domains.lists import Capacities
 from md.domains.search import Bins
+from md.lag_sums import LagSums
 from md.program import Carry
 from md.row_files import Rows
 from md.state import State
@@ -49,12 +50,30 @@ def packed(carry: Carry) -> Packed:
         "state": state.replace(**dict.fromkeys(rows), key=jax.random.key_data(state.key)),
         "reference_cell": listed.reference_cell,
         "geometry": listed.geometry,
+        "accumulators": carry.accumulators,
+        "watch": carry.watch,
     }
     about = {
         "counts": list(listed.geometry.counts),
         "capacities": dataclasses.asdict(listed.capacities),
     }
-    return Packed(rows | {_REFERENCE: listed.reference_positions}, Grid.fetched(tree), about)
+    tree = Grid.fetched(tree)
+    tree["accumulators"] = _by_number(tree["accumulators"])
+    return Packed(rows | {_REFERENCE: listed.reference_positions}, tree, about)
+
+
+def _by_number(accumulators: Any, grid: Grid | None = None) -> Any:
+    """What belongs to atoms by their numbers alone: from arrays of the host, or to a grid."""
+
+    def of_node(node: Any) -> Any:
+        if not isinstance(node, LagSums):
+            return node if grid is None else grid.everywhere(node)
+        number = sum(node.atoms)
+        if grid is None:
+            return node.mapped(lambda values: values[:, :number], lambda same: same)
+        return node.mapped(lambda values: numbering.spread(values, grid), grid.everywhere)
+
+    return jax.tree.map(of_node, accumulators, is_leaf=sharding.is_lag_sums)
 
 
 def unpacked(
@@ -73,6 +92,10 @@ def unpacked(
     state = state.replace(key=jax.random.wrap_key_data(state.key, impl=impl))
     a, b, c = about["counts"]
     stored: Geometry = tree["geometry"].replace(counts=(a, b, c))
+    like = like._replace(
+        accumulators=_by_number(tree["accumulators"], grid),
+        watch=grid.everywhere(tree["watch"]),
+    )
     if grid.counts == stored.counts:
         return _as_it_was(state, stored, rows, tree, _capacities(about["capacities"]), like, grid)
     found = placement.in_order(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 from jax.sharding import PartitionSpec
 
 from md.domains.grid import AXES, Grid
 from md.domains.lists import DomainList
 from md.domains.migration import FIELDS
+from md.lag_sums import LagSums
 from md.program import Carry, Report
 from md.state import State
 
 ROWS = PartitionSpec(AXES)
+BY_NUMBER = PartitionSpec(None, AXES)
 ON_ALL = PartitionSpec()
 
 STATE_ROWS = (*FIELDS, "site_energies")
@@ -39,8 +42,39 @@ def of_list(listed: DomainList) -> DomainList:
     return listed.replace(**dict.fromkeys(_LIST, ROWS), **dict.fromkeys(everywhere, ON_ALL))
 
 
+def of_accumulators(accumulators: Any) -> Any:
+    """What belongs to atoms is by number, all else everywhere."""
+
+    def of_node(node: Any) -> Any:
+        if isinstance(node, LagSums):
+            return node.mapped(lambda _: BY_NUMBER, lambda _: ON_ALL)
+        return ON_ALL
+
+    return jax.tree.map(of_node, accumulators, is_leaf=is_lag_sums)
+
+
+def laid_out(accumulators: Any, grid: Grid) -> Any:
+    """The same, whole on every device; what is there by number stays so."""
+
+    def of_node(node: Any) -> Any:
+        if isinstance(node, LagSums):
+            return node.mapped(lambda same: same, grid.everywhere)
+        return grid.everywhere(node)
+
+    return jax.tree.map(of_node, accumulators, is_leaf=is_lag_sums)
+
+
+def is_lag_sums(node: Any) -> bool:
+    return isinstance(node, LagSums)
+
+
 def of_carry(carry: Carry) -> Carry:
-    return Carry(of_state(carry.state), of_list(carry.neighbours), *(ON_ALL,) * 4)
+    return Carry(
+        of_state(carry.state),
+        of_list(carry.neighbours),
+        of_accumulators(carry.accumulators),
+        *(ON_ALL,) * 3,
+    )
 
 
 def of_report() -> Report:
