@@ -214,11 +214,13 @@ def _looked(
     """A committee's spread at a state of each replica."""
 
     @program.per_replica
-    def look(parameters: Parameters, watch: Watch, state: State, listed: NeighbourList) -> Watch:
+    def look(
+        parameters: Parameters, watch: Watch, state: State, listed: NeighbourList | DomainList
+    ) -> Watch:
         return uncertainty.look(
             program.uncertainty,
             system.potential,
-            partial(_frame, program, parameters),
+            partial(_frame, program, parameters, listed),
             watch,
             state,
             listed,
@@ -229,8 +231,13 @@ def _looked(
     return look(program.parameters(course, state), watch, state, neighbours)
 
 
-def _frame(program: Program, parameters: Parameters, state: State) -> Frame:
-    return frame_of(state, _sample(program, parameters, state))
+def _frame(
+    program: Program,
+    parameters: Parameters,
+    neighbours: NeighbourList | DomainList,
+    state: State,
+) -> Frame:
+    return frame_of(state, _sample(program, parameters, state), neighbours)
 
 
 def _sample(program: Program, parameters: Parameters, state: State) -> Sample:
@@ -388,7 +395,7 @@ def _run_chunk(
     run = program.grid.sharded(
         partial(_steps, program),
         (everywhere, everywhere, spread, everywhere),
-        (spread, sharding.of_report()),
+        (spread, sharding.of_report(program.uncertain_frames > 0)),
     )
     return run(*arguments)
 
@@ -461,11 +468,14 @@ def _closest(
 
 def _opened(program: Program, course: Course, carry: Carry) -> Watch:
     @program.per_replica
-    def open_one(parameters: Parameters, watch: Watch, state: State) -> Watch:
-        frame = partial(_frame, program, parameters)
+    def open_one(
+        parameters: Parameters, watch: Watch, state: State, listed: NeighbourList | DomainList
+    ) -> Watch:
+        frame = partial(_frame, program, parameters, listed)
         return uncertainty.opened(watch, frame, state, program.uncertain_frames)
 
-    return open_one(program.parameters(course, carry.state), carry.watch, carry.state)
+    parameters = program.parameters(course, carry.state)
+    return open_one(parameters, carry.watch, carry.state, carry.neighbours)
 
 
 def _stopped(program: Program, carry: Carry) -> Bool[Array, ""]:

@@ -20,8 +20,10 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from md import totals
 from md.evaluation import DEFAULT_BYTES_PER_SLOT, Evaluation, evaluate
 from md.local_potential import LocalPotential
+from md.totals import Axes
 
 
 class Spread(NamedTuple):
@@ -123,14 +125,21 @@ def members_of(potential: Any) -> int:
     return getattr(potential, "members", 1)
 
 
-def spread(site_energies: Float[Any, "members N"], forces: Float[Any, "members N 3"]) -> Spread:
+def spread(
+    site_energies: Float[Any, "members N"], forces: Float[Any, "members N 3"], axes: Axes = ()
+) -> Spread:
     """How far members are apart, from the energies and forces that each gives; JAX or NumPy.
 
     Energies are compared site by site before they are summed: a difference of sums has no digits
     left where there are many atoms.
+
+    Args:
+        site_energies, forces: of all atoms, or of those of one device.
+        axes: as of :class:`md.state.State`.
     """
     freedom = len(forces) - 1
     energies = (site_energies - site_energies.mean(axis=0)).sum(axis=1)
+    energies = totals.over_devices(energies, axes)
     squares = ((forces - forces.mean(axis=0)) ** 2).sum(axis=2)
     return Spread(
         ((energies**2).sum(axis=0) / freedom) ** 0.5, (squares.sum(axis=0) / freedom) ** 0.5

@@ -201,7 +201,7 @@ class Driver:
         """Append a chunk's uncertain frames; tells of the first of them."""
         if report.uncertain is None or not np.any(report.uncertain.count):
             return None
-        counts, frames = jax.device_get(report.uncertain)
+        counts, frames = Grid.fetched(report.uncertain)
         passed = []
         for replica, at in enumerate(self.assembly.of_replicas()):
             kept = [
@@ -257,9 +257,9 @@ class Driver:
             rows = files.rows(restart.ROWS)
             tree = files.restore(restart.packed(template).tree, None, ("",))
             grid = self.assembly.grid
-            return restart.unpacked(tree, rows, facts["domains"], template, grid), stage
-        # hills of metadynamics grow on the way
-        carry = files.restore(template, template.state.species, (".state.bias",))
+            carry = restart.unpacked(tree, rows, facts["domains"], template, grid)
+        else:  # hills of metadynamics grow on the way
+            carry = files.restore(template, template.state.species, (".state.bias",))
         if carry.watch is not None:  # a run that was stopped by its uncertainty goes on from there
             watch = carry.watch._replace(passed=jnp.zeros_like(carry.watch.passed))
             carry = carry._replace(watch=watch)

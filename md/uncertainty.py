@@ -20,7 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from md import committee
+from md import committee, totals
+from md.domains import lists
+from md.domains.lists import DomainList
+from md.evaluation import Evaluation
 from md.names import UNCERTAINTY_ACTIONS
 from md.state import State, mobile
 from md.structures import Frame
@@ -88,7 +91,7 @@ class UncertainFrame(NamedTuple):
 
     Attributes:
         frame: with the energy, forces and virial of the committee alone.
-        spread: of all atoms.
+        spread: of all atoms, in the rows of the frame.
         atom: the mobile one whose forces are the least certain.
     """
 
@@ -166,20 +169,16 @@ def look(
     The energy, forces and virial of a frame that is kept are those of the potential alone: they
     are to be compared with a label, which knows of no bias.
     """
-    members = committee.evaluate_members(
-        potential,
-        state.positions,
-        state.cell,
-        state.species,
-        neighbours,
-        block_size=block_size,
-        deterministic=deterministic,
-    )
-    spread = committee.spread(members.site_energies, members.forces)
+    how = {"block_size": block_size, "deterministic": deterministic}
+    members = _members(potential, state, neighbours, **how)
+    spread = committee.spread(members.site_energies, members.forces, state.axes)
     watched = jnp.where(mobile(state), spread.forces, 0)
-    atom = jnp.argmax(watched).astype(jnp.int32)
+    atom = totals.of_the_largest(watched, state.ids, state.axes)
     new = watch._replace(
-        energy=spread.energy, forces=watched[atom], atom=atom, step=state.step.astype(jnp.int32)
+        energy=spread.energy,
+        forces=totals.largest(watched, state.axes),
+        atom=atom.astype(jnp.int32),
+        step=state.step.astype(jnp.int32),
     )
     if settings.threshold is None:
         return new
@@ -192,7 +191,7 @@ def look(
             state.replace(forces=mean.forces, site_energies=mean.site_energies, virial=mean.virial)
         ),
         spread,
-        atom,
+        new.atom,
     )
     assert watch.kept is not None
     room = watch.kept.frames.spread.energy.shape[0]
@@ -205,6 +204,19 @@ def look(
         kept_at=jnp.where(keep, new.step, watch.kept_at),
         kept=Kept(watch.kept.count + keep, frames),
     )
+
+
+def _members(
+    potential: committee.Committee, state: State, neighbours: Any, **how: Any
+) -> Evaluation:
+    """What each member gives of the atoms of this device, with a leading axis of members."""
+    if isinstance(neighbours, DomainList):
+        # one after another, as on one device: positions go out for each, and forces come home
+        return jax.lax.map(
+            lambda member: lists.evaluate(member, state, neighbours, **how), potential.each
+        )
+    place = state.positions, state.cell, state.species
+    return committee.evaluate_members(potential, *place, neighbours, **how)
 
 
 class Passed(NamedTuple):

@@ -7,12 +7,15 @@ from typing import Any
 import jax
 from jax.sharding import PartitionSpec
 
+from md.committee import Spread
 from md.domains.grid import AXES, Grid
 from md.domains.lists import DomainList
 from md.domains.migration import FIELDS
 from md.lag_sums import LagSums
 from md.program import Carry, Report
 from md.state import State
+from md.structures import BY_ATOM, Frame
+from md.uncertainty import Kept, UncertainFrame
 
 ROWS = PartitionSpec(AXES)
 BY_NUMBER = PartitionSpec(None, AXES)
@@ -77,7 +80,20 @@ def of_carry(carry: Carry) -> Carry:
     )
 
 
-def of_report() -> Report:
-    """Of a chunk, whose frames are left to the state at its end."""
+def of_frames() -> Frame:
+    """Where frames lie that follow each other along a first axis."""
+    fields = dict.fromkeys(Frame._fields, ON_ALL)
+    return Frame(**fields | dict.fromkeys(BY_ATOM, PartitionSpec(None, AXES)))
+
+
+def of_report(uncertain: bool) -> Report:
+    """Of a chunk, whose frames are left to the state at its end, but for those of uncertain states.
+
+    Args:
+        uncertain: whether there may be such.
+    """
     fields: dict[str, Any] = dict.fromkeys(Report._fields, ON_ALL)
+    if uncertain:
+        spread = Spread(ON_ALL, PartitionSpec(None, AXES))
+        fields["uncertain"] = Kept(ON_ALL, UncertainFrame(of_frames(), spread, ON_ALL))
     return Report(**fields)

@@ -178,5 +178,6 @@ def test_settings_without_a_meaning_are_refused(build, message):
 
 
 def test_atoms_that_are_not_there_are_refused(state):
-    with pytest.raises(ValueError, match="indices from 0 to 6"):
-        MeanSquaredDisplacement(atoms=(7,)).init(state, None, ("F", "Li", "O"))
+    for atoms, message in (((7,), "indices from 0 to 6"), ((1, 1), "named twice")):
+        with jax.enable_x64(True), pytest.raises(ValueError, match=message):
+            MeanSquaredDisplacement(atoms=atoms).init(state, None, ("F", "Li", "O"))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -26,7 +24,7 @@ from md.observable import UserObservable
 
 DEPTHS, SIZES = np.asarray([[0.0104, 0.0120], [0.0120, 0.0140]]), [[3.4, 3.5], [3.5, 3.65]]
 POTENTIAL = LennardJones.create(["Ar", "Kr"], DEPTHS, SIZES, 6.0)
-THRESHOLD = 0.013  # passed at some of the looks
+THRESHOLD = 0.004  # passed at some of the looks
 COLUMNS = ("temperature_K", "potential_eV", "conserved_eV")
 
 
@@ -55,21 +53,6 @@ def run(atoms, domains, potential=POTENTIAL, **settings):
     return simulate(potential, atoms, domains=domains, **words | settings)
 
 
-def observables(every):
-    return (
-        RadialDistribution(6.0, 40, every=every, total=True),
-        AngularDistribution({"Ar-Kr": 5.0, "Ar-Ar": 4.8}, 20, every=every),
-        CoordinationNumbers({"Ar-Kr": 4.9, "Kr-Kr": 4.7}, 6, every=every),
-        MeanSquaredDisplacement(5, every=every),
-        MeanSquaredDisplacement(4, every=every, atoms=ATOMS, remove_drift=False, name="some"),
-        VelocityAutocorrelation(5, every=every),
-        UserObservable(momenta, every=every, additive=True),
-    )
-
-
-ATOMS = (17, 3, 90, 5, 41)
-
-
 def momenta(state, neighbours):
     own = jnp.where(state.species[:, None] >= 0, state.momenta, 0)
     return {"square": jnp.sum(own**2, axis=0), "sum": jnp.sum(own, axis=0)}
@@ -89,7 +72,7 @@ def assert_same(ours, theirs, columns=COLUMNS):
 
 
 def test_a_cluster_pushed_and_observed():
-    """Forces on groups, and no rotation; without a periodic direction."""
+    """Forces on groups, no rotation, and paths of atoms; without a periodic direction."""
     atoms = cluster()
     settings = {
         "groups": (
@@ -101,6 +84,7 @@ def test_a_cluster_pushed_and_observed():
         "observables": (
             CoordinationNumbers({"Ar-Kr": 4.9, "Kr-Kr": 4.7}, 6, every=3),
             MeanSquaredDisplacement(5, every=3),
+            VelocityAutocorrelation(5, every=3, atoms=(17, 3, 90, 5, 41)),
         ),
     }
     one, eight = run(atoms, None, **settings), run(atoms, (2, 2, 2), **settings)
@@ -111,32 +95,38 @@ def test_a_cluster_pushed_and_observed():
 
 
 def test_what_is_observed_survives_other_domains(tmp_path):
-    """Every kind of observable, and the spread of a committee: from eight devices to three.
+    """Counts, paths and the spread of a committee: from four devices to three.
 
     In a cell that changes, with atoms that migrate.
     """
     atoms = bulk("Ar", "fcc", 5.4, cubic=True) * (4, 4, 4)
     atoms.symbols[::3] = "Kr"
+    atoms.rattle(0.01, seed=1)
     members = (LennardJones.create(["Ar", "Kr"], DEPTHS * f, SIZES, 6.0) for f in (0.99, 1.01))
     settings = {
         "potential": Committee.create(*members),
         "ensemble": "npt",
         "pressure_GPa": 0.5,
         "temperature_K": 600,
-        "observables": observables(2),
+        "observables": (
+            RadialDistribution(6.0, 40, every=2, total=True),
+            AngularDistribution({"Ar-Kr": 5.0, "Ar-Ar": 4.8}, 20, every=2),
+            MeanSquaredDisplacement(5, every=2),
+            UserObservable(momenta, every=2, additive=True),
+        ),
         "uncertainty": Uncertainty(every=5, threshold=THRESHOLD, spacing=1),
         "skin": 0.3,
         "log_every": 5,
     }
     with pytest.warns(UserWarning, match="above .* such frames are kept"):
-        one = run(atoms, None, steps=30, **settings)
-        run(atoms, (2, 2, 2), steps=15, output=tmp_path, **settings)
-        last = run(atoms, (3, 1, 1), steps=30, output=tmp_path, restart=True, **settings)
+        one = run(atoms, None, steps=20, **settings)
+        run(atoms, (2, 2, 1), steps=12, output=tmp_path, **settings)
+        last = run(atoms, (3, 1, 1), steps=20, output=tmp_path, restart=True, **settings)
     assert_same(last, one, (*COLUMNS, "energy_std_meV_per_atom", "max_forces_std_eV_per_A"))
     assert np.ptp(one.log["volume_A3"]) > 10
     found = read(tmp_path / "uncertain.extxyz", ":")
     assert last.flagged == one.flagged == len(found) == len(one.uncertain)
-    assert 1 < len(found) < 6
+    assert 2 <= len(found) < 5
     for ours, theirs in zip(found, one.uncertain, strict=True):
         for key in ("step", "max_forces_std_atom"):
             assert ours.info[key] == theirs.info[key]
@@ -147,12 +137,22 @@ def test_what_is_observed_survives_other_domains(tmp_path):
         np.testing.assert_allclose(ours.info["energy_std"], theirs.info["energy_std"], rtol=1e-6)
 
 
+class Mine:
+    """An observable that says nothing of domains."""
+
+    name, every = "mine", 1
+
+    def init(self, state, neighbours, species): ...
+    def update(self, accumulators, state, neighbours): ...
+    def result(self, accumulators, timestep_fs): ...
+
+
 @pytest.mark.parametrize(
     ("observable", "message"),
     [
         (RadialDistribution(7.0), r"rdf: on domains no pair is known beyond .* \(6 Å\), and 7 Å"),
         (UserObservable(momenta), "say additive=True"),
-        (SimpleNamespace(name="mine", every=1), "the observable mine"),
+        (Mine(), "the observable mine"),
     ],
 )
 def test_what_cannot_be_observed_is_refused(observable, message):
