@@ -38,7 +38,7 @@ quickstart: $(STAMP)
 	$(BIN)/python experiments/quickstart/run.py
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not nightly and not gpu"
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --durations 40 -m "not nightly and not gpu"
 
 lint: $(STAMP)
 	$(BIN)/ruff check

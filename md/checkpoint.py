@@ -117,7 +117,7 @@ def load(path: Path, template: Any, species: Any, resizable: Sequence[str] = ())
         if not _is_sized(node):
             nodes += parts
             continue
-        sizes = _capacities(header["capacities"][name])
+        sizes = Capacities(**with_tuples(header["capacities"][name]))
         if isinstance(node, NeighbourList):
             positions, cell = parts
             nodes.append(_rebuilt(node, sizes, positions, cell, species))
@@ -144,10 +144,9 @@ def _read(path: Path, *, arrays: bool) -> tuple[dict[str, Any], dict[str, np.nda
     return header, found
 
 
-def _capacities(stored: dict[str, Any]) -> Capacities:
-    """Capacities from JSON, which has no tuples."""
-    sizes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
-    return Capacities(**sizes)
+def with_tuples(stored: dict[str, Any]) -> dict[str, Any]:
+    """Static sizes as they were before they became JSON, which has no tuples."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
 
 
 def _rebuilt(

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from md.checkpoint import with_tuples
 from md.domains import allocation, numbering, placement, sharding
 from md.domains.geometry import Geometry
 from md.domains.grid import Grid
@@ -135,7 +136,5 @@ def _as_it_was(
 
 
 def _capacities(stored: dict[str, Any]) -> Capacities:
-    """Capacities from JSON, which has no tuples."""
-    sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
-    bins = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["bins"].items()}
-    return Capacities(**sizes | {"bins": Bins(**bins)})
+    bins = Bins(**with_tuples(stored["bins"]))
+    return Capacities(**with_tuples(stored) | {"bins": bins})
