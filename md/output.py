@@ -150,6 +150,8 @@ class Output:
 
     def flag(self, frames: Sequence[Atoms], replica: int = 0) -> None:
         """Append frames to those that are uncertain."""
+        if not self._writes:
+            return
         if self.folder is None:
             self._uncertain[replica].extend(frames)
         elif frames:
