@@ -40,10 +40,11 @@ def test_a_compiled_step_sends_what_the_layout_says():
     rows = found["rows_of_layout"]
     assert found["bytes_per_step"] == 2 * 12 * rows  # positions out, forces back
     assert found["messages_per_step"] == 2 * 4  # two axes, two sides
-    # positions and species of ghosts; what migrates has 16 numbers in two messages
-    migrants = found["bytes_per_rebuild"] - 16 * rows
-    assert migrants > 0 and migrants % (4 * 16) == 0
-    assert found["messages_per_rebuild"] == 4 * (2 + 2)
+    # positions and species (a byte) of ghosts, and how many leave through each of four faces
+    migrants = found["bytes_per_rebuild"] - 13 * rows - 4 * 4
+    # 14 numbers and two bytes of each, to two sides, in multiples of eight
+    assert migrants > 0 and migrants % ((4 * 14 + 2) * 16) == 0
+    assert found["messages_per_rebuild"] == 4 * (2 + 1 + 3)
     assert 0 < found["ghosts_held"] < rows
 
 
