@@ -21,11 +21,12 @@ from md.domains.grid import Grid
 from md.ensembles import Course
 from md.faults import GROWABLE, Fault
 from md.interruption import Interruption
-from md.output import LAST_GOOD, Output
+from md.output import Output
 from md.processes import Team
 from md.program import Carry, Report
 from md.progress import ProgressMeter
 from md.replicated import symbol_of
+from md.run_files import LAST_GOOD
 from md.schedule import Plan, Schedule
 from md.stages import Leg
 from md.uncertainty import Passed

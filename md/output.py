@@ -30,26 +30,14 @@ from ase import Atoms
 
 from md import checkpoint, row_files
 from md.background import Background
-from md.durable import GrowingText, replacing
+from md.durable import replacing
 from md.extxyz import formatted
 from md.processes import Team
 from md.row_files import Rows
-from md.trajectory import Trajectory, TrajectorySettings, open_trajectory
+from md.run_files import CHECKPOINT, LOG, ROWS, Line, RunFiles, read_log, set_aside
+from md.tables import write_csv
+from md.trajectory import TrajectorySettings
 
-LOG = "log.csv"
-FINAL = "final.extxyz"
-LAST_GOOD = "last_good.extxyz"
-CHECKPOINT = "checkpoint.npz"
-ROWS = "checkpoint-rows"
-FIGURE = "run.png"
-UNCERTAIN = "uncertain.extxyz"
-
-_EARLIER = (
-    "*.csv", "*.png", "trajectory", "trajectory.*", FINAL, LAST_GOOD, CHECKPOINT, f"{ROWS}-*",
-    UNCERTAIN,    "replica-*", "*.partial",
-)  # fmt: skip
-
-Line = Mapping[str, float | int]
 Table = dict[str, np.ndarray]
 
 
@@ -105,7 +93,7 @@ class Output:
         self._lines: list[list[Line]] = [[] for _ in range(replicas or 1)]
         self._frames: list[list[Atoms]] = [[] for _ in range(replicas or 1)]
         self._uncertain: list[list[Atoms]] = [[] for _ in range(replicas or 1)]
-        self._files: list[_Files] = []
+        self._files: list[RunFiles] = []
         self._writer: Background | None = None
         self._rows: str | None = None
         if self.folder is None:
@@ -121,7 +109,7 @@ class Output:
         if not writes:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        _set_aside(self.folder)
+        set_aside(self.folder)
         self._open([None] * len(self._folders))
 
     def path(self, name: str, replica: int | None = None) -> Path | None:
@@ -319,7 +307,7 @@ class Output:
                 error.add_note(f"and its output could not be written: {also}")
 
     @property
-    def _opened(self) -> list[_Files]:
+    def _opened(self) -> list[RunFiles]:
         if not self._files:
             raise RuntimeError("the output is closed, or was opened to restart but not restored")
         return self._files
@@ -327,7 +315,7 @@ class Output:
     def _open(self, marks: Sequence[dict[str, Any] | None]) -> None:
         for folder, mark in zip(self._folders, marks, strict=True):
             folder.mkdir(exist_ok=True)
-            self._files.append(_Files(folder, self.columns, self._settings, self._flags, mark))
+            self._files.append(RunFiles(folder, self.columns, self._settings, self._flags, mark))
         self._writer = Background()
 
     def _submit(self, task: Callable[[], None]) -> None:
@@ -344,111 +332,3 @@ class Output:
         about = dataclasses.asdict(self._settings)
         atoms = self._settings.atoms
         return about | {"atoms": None if atoms is None else list(atoms)}  # as JSON has it
-
-
-class _Files:
-    """The growing files of one replica."""
-
-    def __init__(
-        self,
-        folder: Path,
-        columns: Sequence[str],
-        settings: TrajectorySettings | None,
-        uncertain: bool,
-        mark: dict[str, Any] | None,
-    ) -> None:
-        self._columns = columns
-        self._log = GrowingText(folder / LOG, None if mark is None else mark["log"])
-        self._trajectory: Trajectory | None = None
-        if settings is not None:
-            old = None if mark is None else mark["trajectory"]
-            self._trajectory = open_trajectory(folder, settings, old)
-        self._uncertain: GrowingText | None = None
-        if uncertain:
-            size = None if mark is None else mark.get("uncertain")  # None: a new file
-            self._uncertain = GrowingText(folder / UNCERTAIN, size)
-        if mark is None:
-            self._log.write(",".join(columns) + "\n")
-
-    def write(self, lines: Sequence[Line], frames: Sequence[Atoms]) -> None:
-        rows = (",".join(_cell(line[name]) for name in self._columns) for line in lines)
-        self._log.write("".join(row + "\n" for row in rows))
-        if self._trajectory is not None:
-            self._trajectory.write(frames)
-
-    def flag(self, frames: Sequence[Atoms]) -> None:
-        assert self._uncertain is not None
-        self._uncertain.write("".join(map(formatted, frames)))
-
-    def commit(self) -> dict[str, Any]:
-        """Force all to disk; returns what to cut back to."""
-        trajectory = None if self._trajectory is None else self._trajectory.commit()
-        uncertain = None if self._uncertain is None else self._uncertain.commit()
-        return {"log": self._log.commit(), "trajectory": trajectory, "uncertain": uncertain}
-
-    def finish(self) -> None:
-        if self._trajectory is not None:
-            self._trajectory.finish()
-
-    def close(self) -> None:
-        self._log.close()
-        if self._trajectory is not None:
-            self._trajectory.close()
-        if self._uncertain is not None:
-            self._uncertain.close()
-
-
-def read_log(path: Path, columns: Sequence[str]) -> list[Line]:
-    """Lines of a log.csv; empty cells are NaN.
-
-    Raises:
-        ValueError: if it has other columns.
-    """
-    header, *rows = path.read_text(encoding="utf-8").splitlines()
-    names = header.split(",")
-    if names != list(columns):
-        raise ValueError(
-            f"{path} has columns {header}, not {','.join(columns)}: restart with the same settings"
-        )
-    lines = [
-        {n: float(cell) if cell else np.nan for n, cell in zip(names, row.split(","), strict=True)}
-        for row in rows
-    ]
-    return [{**line, "step": int(line["step"])} for line in lines]
-
-
-def write_csv(path: Path, columns: Mapping[str, Any]) -> None:
-    """Write columns of equal length, of numbers or words, as CSV; NaN becomes an empty cell.
-
-    Numbers have ten significant digits: units make some columns small.
-    """
-
-    def cell(value: Any) -> str:
-        if isinstance(value, (str, int, np.integer)):
-            return str(value)
-        return "" if np.isnan(value) else repr(float(f"{value:.10g}"))
-
-    rows = zip(*columns.values(), strict=True)
-    lines = [",".join(columns), *(",".join(map(cell, row)) for row in rows)]
-    with replacing(path) as partial:
-        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, (int, np.integer)):
-        return str(int(value))
-    return "" if np.isnan(value) else repr(round(float(value), 9))
-
-
-def _set_aside(folder: Path) -> None:
-    """Move the files of an earlier run into a folder of their own: nothing is overwritten."""
-    earlier = [folder / LOG, folder / CHECKPOINT, *folder.glob(f"replica-*/{LOG}")]
-    if not any(path.exists() for path in earlier):
-        return
-    number = 1
-    while (folder / f"previous-{number}").exists():
-        number += 1
-    aside = folder / f"previous-{number}"
-    aside.mkdir()
-    for path in {path for pattern in _EARLIER for path in folder.glob(pattern)}:
-        path.rename(aside / path.name)

@@ -22,7 +22,8 @@ from md.faults import GROWABLE, Fault
 from md.local_potential import LocalPotential, chosen_precision, with_precision
 from md.minimise import Line, Minimisation, Problem
 from md.neighbours import NeighbourFunctions, NeighbourList, neighbour_list
-from md.output import FINAL, LAST_GOOD, Output
+from md.output import Output
+from md.run_files import FINAL, LAST_GOOD
 from md.trajectory import TrajectorySettings
 
 _COLUMNS = ("step", "energy_eV", "force_eV_per_A")

@@ -15,8 +15,9 @@ from md.domains import loads as domain_loads
 from md.domains.lists import DomainList
 from md.domains.loads import Loads
 from md.neighbours import NeighbourList
-from md.output import FIGURE, FINAL, Output
+from md.output import Output
 from md.program import Carry
+from md.run_files import FIGURE, FINAL
 from md.state import State
 from md.uncertainty import Passed
 

@@ -13,7 +13,7 @@ from md import figures
 from md.analysis.findings import Findings
 from md.durable import replacing
 from md.names import QUANTITIES
-from md.output import write_csv
+from md.tables import write_csv
 
 SUMMARY = "summary.json"
 TABLES = (*QUANTITIES, "shells", "diffusion")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from ase.io import read
 
-from md.output import CHECKPOINT, FINAL, LOG
+from md.run_files import CHECKPOINT, FINAL, LOG
 
 HERE = Path(__file__).parent
 DEVICES = 4

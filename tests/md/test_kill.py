@@ -20,7 +20,8 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from md.output import CHECKPOINT, LOG, Output
+from md.output import Output
+from md.run_files import CHECKPOINT, LOG
 from md.trajectory import TrajectorySettings, join
 
 ROOT = Path(__file__).parents[2]
