@@ -16,14 +16,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import arrhenius
+import dynamics_figure as figure
 import dynamics_report as report
 import yaml
+from arrhenius import Arrhenius
+from curves import Curves
 from experiment import Origin
 from reproduce import EXPERIMENTS, allegro, lay_out_data
 
@@ -43,6 +48,8 @@ class Run:
         seeds: one run each.
         options: more of ``allegro-jax md``, by name.
         analysis: options of ``allegro-jax analyse``, instead of those of all.
+        against: what its distributions are compared with: ``reference``, or the name of curves.
+        aside: whether table and figure leave it out: it is a point of the Arrhenius plot only.
         by_name: whether it only runs when ``--only`` asks for it.
     """
 
@@ -54,12 +61,14 @@ class Run:
     seeds: tuple[int, ...] = (0,)
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     analysis: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    against: str = REFERENCE
+    aside: bool = False
     by_name: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """A trajectory of others.
+    """A trajectory of others, or frames of one in any order (then ``options`` say no ``msd``).
 
     Attributes:
         label: its name in table and figure.
@@ -86,6 +95,9 @@ class Dynamics:
         runs: what to run, by name.
         rows: of the table.
         panels: of the figure: ``table`` and ``column`` of an analysis.
+        prepared: files in the folder ``data`` that its ``prepare.py`` makes.
+        curves: radial distributions that others have published, by name.
+        arrhenius: which runs make a series of temperatures.
     """
 
     folder: Path
@@ -96,7 +108,10 @@ class Dynamics:
     analysis: Mapping[str, Any]
     runs: Mapping[str, Run]
     rows: tuple[report.Row, ...]
-    panels: tuple[report.Panel, ...]
+    panels: tuple[figure.Panel, ...]
+    prepared: tuple[str, ...] = ()
+    curves: Mapping[str, Curves] = dataclasses.field(default_factory=dict)
+    arrhenius: Arrhenius | None = None
 
 
 def main() -> int:
@@ -129,21 +144,32 @@ def load(folder: Path) -> Dynamics:
         known = sorted(one.parent.name for one in folder.parent.glob("*/dynamics.yaml"))
         raise FileNotFoundError(f"{path}: no such experiment; there are {', '.join(known)}")
     content = yaml.safe_load(path.read_text())
+    series = content.pop("arrhenius", None)
     try:
-        return Dynamics(
+        described = Dynamics(
             folder=folder,
-            files={name: Origin(source) for name, source in content.pop("files").items()},
+            files={name: Origin.of(one) for name, one in content.pop("files").items()},
             reference=Reference(**content.pop("reference")),
             runs={
                 name: Run(**one | {"seeds": tuple(one.get("seeds", (0,)))})
                 for name, one in content.pop("runs").items()
             },
             rows=tuple(report.Row(**row) for row in content.pop("rows")),
-            panels=tuple(report.Panel(**panel) for panel in content.pop("panels")),
+            panels=tuple(figure.Panel(**panel) for panel in content.pop("panels")),
+            prepared=tuple(content.pop("prepared", ())),
+            curves={name: Curves(**one) for name, one in content.pop("curves", {}).items()},
+            arrhenius=series and Arrhenius.of(series),
             **content,
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
+    for name, run in described.runs.items():
+        if run.against not in (REFERENCE, *described.curves):
+            raise ValueError(f"{path}: {name}: against: no curves are named {run.against}")
+    for name in (one for names in (series or {}).get("series", {}).values() for one in names):
+        if name not in described.runs:
+            raise ValueError(f"{path}: arrhenius: no run is named {name}")
+    return described
 
 
 def run_all(described: Dynamics, only: list[str] | None = None, seeds: int | None = None) -> None:
@@ -154,25 +180,50 @@ def run_all(described: Dynamics, only: list[str] | None = None, seeds: int | Non
             raise ValueError(f"--only {name}: no such run; known are {known}")
     lay_out_data(described.folder, described.files, described.data_source)
     folder, reference = described.folder, described.reference
-    output = folder / "runs" / REFERENCE
-    trajectory = folder / reference.trajectory
-    whole = flags(described.analysis | reference.options)
-    allegro("analyse", trajectory, *whole, "--output", output / "analysis")
+    output, trajectory = folder / "runs" / REFERENCE, folder / reference.trajectory
+    options = described.analysis | reference.options
+    analyse(trajectory, options, output / "analysis")
     for half, span in halves(json.loads((output / "analysis" / "summary.json").read_text())):
-        some = flags(described.analysis | reference.options | span)
-        allegro("analyse", trajectory, *some, "--output", output / half)
+        analyse(trajectory, options | span, output / half)
     for name, run in described.runs.items():
         if name in only if only else not run.by_name:
             for seed in run.seeds[:seeds]:
-                simulate(folder, run, seed, folder / "runs" / f"{name}-{seed}")
-                chosen = flags(described.analysis | {"from": run.start} | run.analysis)
                 output = folder / "runs" / f"{name}-{seed}"
-                allegro("analyse", output, *chosen, "--output", output / "analysis")
+                simulate(folder, run, seed, output)
+                for place, chosen in analyses_of(described, name).items():
+                    analyse(output, chosen, output / place)
+
+
+def analyse(trajectory: Path, options: Mapping[str, Any], output: Path) -> None:
+    """Analyse a file or the folder of a run, unless this has been done in the same way."""
+    kept, done = output / "options.json", output / "summary.json"
+    source = trajectory / "log.csv" if trajectory.is_dir() else trajectory
+    text = json.dumps(options)
+    newer = done.is_file() and done.stat().st_mtime > source.stat().st_mtime
+    if newer and kept.is_file() and kept.read_text() == text:
+        return
+    allegro("analyse", trajectory, *flags(options), "--output", output)
+    kept.write_text(text)
+
+
+def analyses_of(described: Dynamics, name: str) -> dict[str, dict[str, Any]]:
+    """Options of the analyses of a run, by the folder in that of the run that they go to."""
+    run, series = described.runs[name], described.arrhenius
+    found = {}
+    if not run.aside:
+        found["analysis"] = {**described.analysis, "from": run.start, **run.analysis}
+    if series is not None and any(name in names for names in series.series.values()):
+        found["arrhenius"] = {"from": run.start, **series.analysis}
+    return found
 
 
 def simulate(folder: Path, run: Run, seed: int, output: Path) -> None:
     """Start a run, go on with it, or do nothing where it is finished."""
     total = steps_of(yaml.safe_load((folder / run.run_file).read_text()))
+    if not (folder / run.model).is_file():
+        raise FileNotFoundError(
+            f"{folder / run.model} is missing: train it first (experiments/reproduce.py)"
+        )
     log = output / "log.csv"
     if log.is_file() and report.read(log)["step"][-1] >= total:
         return
@@ -186,40 +237,67 @@ def compare(described: Dynamics) -> None:
     """Put the numbers of all finished analyses into results.json, the README and the figure."""
     folder = described.folder / "runs"
     reference = report.Found.read(folder / REFERENCE / "analysis")
+    published = {name: one.read(described.folder) for name, one in described.curves.items()}
     columns = {REFERENCE: {"0": reference.numbers() | noise(folder / REFERENCE)}}
-    curves = {described.reference.label: [reference]}
+    columns |= {name: {"0": one.numbers()} for name, one in published.items()}
+    shown = {described.reference.label: [reference]}
     for name, run in described.runs.items():
         found = dict(analyses(folder, name, run))
         if found:
-            curves[run.label] = list(found.values())
+            shown[run.label] = list(found.values())
+            other = reference if run.against == REFERENCE else published[run.against]
             columns[name] = {
                 seed: one.numbers()
-                | report.distances(one.tables, reference.tables)
+                | report.distances(one.tables, other.tables)
                 | of_log(folder / f"{name}-{seed}", run.start, one)
                 for seed, one in found.items()
             }
-    text = json.dumps({"rows": columns}, indent=1)
-    (described.folder / "results.json").write_text(text + "\n")
-    report.write_table(described.folder / "README.md", table(described, columns))
-    report.draw(described.panels, curves, described.folder / "figure.png")
+    results: dict[str, Any] = {"rows": columns}
+    readme, last = described.folder / "README.md", None
+    if described.arrhenius is not None:
+        results["arrhenius"] = temperatures(described)
+        lines = arrhenius.lines(described.arrhenius, results["arrhenius"])
+        report.write_table(readme, arrhenius.table(lines), (arrhenius.BEGIN, arrhenius.END))
+        last = functools.partial(arrhenius.draw, described=described.arrhenius, found=lines)
+    (described.folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    report.write_table(readme, table(described, columns))
+    dashed = {described.curves[name].label: one for name, one in published.items()}
+    figure.draw(described.panels, shown, described.folder / "figure.png", dashed, last)
+
+
+def temperatures(described: Dynamics) -> dict[str, dict[str, dict[str, float]]]:
+    """Temperature and diffusion coefficient of the runs of the Arrhenius plot, by seed."""
+    folder, series = described.folder / "runs", described.arrhenius
+    results: dict[str, dict[str, dict[str, float]]] = {}
+    for name in (one for names in series.series.values() for one in names):
+        run = described.runs[name]
+        for seed, found in analyses(folder, name, run, "arrhenius"):
+            log = of_log(folder / f"{name}-{seed}", run.start, found)
+            one = {"temperature K": log["temperature K"][0]} | arrhenius.diffusion(series, found)
+            results.setdefault(name, {})[seed] = one
+    return results
 
 
 def table(described: Dynamics, columns: Mapping[str, Mapping[str, report.Numbers]]) -> str:
-    """Markdown: a row for each quantity, a column for the reference and each run."""
+    """Markdown: a row for each quantity, a column for the reference, each curve and each run."""
     labels = {REFERENCE: described.reference.label}
-    labels |= {name: run.label for name, run in described.runs.items() if name in columns}
+    labels |= {name: curves.label for name, curves in described.curves.items()}
+    runs = {name: run.label for name, run in described.runs.items() if name in columns}
+    labels |= runs
     seeds = {name: len(columns[name]) for name in labels}
     titles = [
-        label if name == REFERENCE else f"{label} ({seeds[name]} seed{'s' * (seeds[name] > 1)})"
+        f"{label} ({seeds[name]} seed{'s' * (seeds[name] > 1)})" if name in runs else label
         for name, label in labels.items()
     ]
     return report.markdown(titles, described.rows, [list(columns[n].values()) for n in labels])
 
 
-def analyses(folder: Path, name: str, run: Run) -> Iterator[tuple[str, report.Found]]:
+def analyses(
+    folder: Path, name: str, run: Run, kind: str = "analysis"
+) -> Iterator[tuple[str, report.Found]]:
     """What was found of each seed that has been analysed."""
     for seed in run.seeds:
-        place = folder / f"{name}-{seed}" / "analysis"
+        place = folder / f"{name}-{seed}" / kind
         if (place / "summary.json").is_file():
             yield str(seed), report.Found.read(place)
 
@@ -232,8 +310,7 @@ def noise(folder: Path) -> report.Numbers:
 
 def of_log(folder: Path, start: str, found: report.Found) -> report.Numbers:
     """What the log of a run tells of the part that was analysed."""
-    atoms = sum(found.summary["atoms"].values())
-    return report.of_log(report.read(folder / "log.csv"), start, atoms)
+    return report.of_log(report.read(folder / "log.csv"), start, found.summary["atoms"])
 
 
 def halves(summary: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, int]]]:

@@ -1,4 +1,4 @@
-"""What analyses of several runs say together: numbers with errors, a table, a figure."""
+"""What analyses of several runs say together: numbers with errors, and a table."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from ase.data import atomic_masses, atomic_numbers
+from ase.units import kg
 
 BEGIN, END = "<!-- results: made by dynamics.py -->", "<!-- end of results -->"
 TABLES = ("rdf", "coordination", "adf", "msd")
@@ -32,28 +30,6 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Panel:
-    """A panel of the figure: a column of an analysis's table against its first.
-
-    Attributes:
-        table: ``rdf``, ``adf``, ``msd``.
-        column: its name there.
-        title: above the panel.
-        x, y: labels of the axes.
-        limits: of the first axis; all there is unless given.
-        x_scale: from the table's unit to that of the label.
-    """
-
-    table: str
-    column: str
-    title: str
-    x: str
-    y: str
-    limits: tuple[float, float] | None = None
-    x_scale: float = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
 class Found:
     """One analysis: its summary, and its tables of curves by name."""
 
@@ -62,44 +38,61 @@ class Found:
 
     @classmethod
     def read(cls, folder: Path) -> Found:
-        """What ``allegro-jax analyse`` has written."""
-        return cls(
-            json.loads((folder / "summary.json").read_text()),
-            {name: read(folder / f"{name}.csv") for name in TABLES},
-        )
+        """What ``allegro-jax analyse`` has written; not all tables need be there."""
+        files = {name: folder / f"{name}.csv" for name in TABLES}
+        tables = {name: read(file) for name, file in files.items() if file.is_file()}
+        if "rdf" in tables:
+            tables["rdf"] = {in_order(name): one for name, one in tables["rdf"].items()}
+        return cls(json.loads((folder / "summary.json").read_text()), tables)
 
     def numbers(self) -> Numbers:
-        """Shells, shares of coordination numbers, angles, and motion."""
+        """Shells, peaks, shares of coordination numbers, angles, and motion."""
+        return self._structure() | self._angles() | self._motion()
+
+    def _structure(self) -> Numbers:
         found: Numbers = {}
-        for row in self.summary["shells"]:
+        for row in self.summary.get("shells", ()):
             pair = f"{row['centre']}-{row['neighbour']}"
             found[f"peak {pair}"] = (row["peak_A"], None)
             found[f"neighbours {pair}"] = (row["coordination"], row["coordination_error"])
-        shares = self.tables["coordination"]
+        radial = self.tables.get("rdf", {})
+        for name in named(radial, "g_"):
+            pair, top = "-".join(name.split("_")[1:]), int(np.nanargmax(radial[name]))
+            found[f"top {pair}"] = (float(radial["r_A"][top]), None)
+            found[f"height {pair}"] = pair_of(radial[name][top], errors(radial, name)[top])
+        shares = self.tables.get("coordination", {})
         for name in named(shares, "share_"):
             centre, neighbour = name.split("_")[1:]
             for number, share, error in zip(
                 shares["neighbours"], shares[name], shares[f"{name}_error"], strict=True
             ):
                 found[f"share {centre}-{neighbour} {number:g}"] = pair_of(share, error)
-        angles = self.tables["adf"]
+        return found
+
+    def _angles(self) -> Numbers:
+        found: Numbers = {}
+        angles = self.tables.get("adf", {})
         for name in named(angles, "p_"):
             triple = "-".join(name.removeprefix("p_").removesuffix("_per_degree").split("_"))
             mean, width = moments(angles["angle_degree"], angles[name])
             found[f"angle {triple}"], found[f"width {triple}"] = (mean, None), (width, None)
-        for row in self.summary["diffusion"]:
+        return found
+
+    def _motion(self) -> Numbers:
+        found: Numbers = {}
+        for row in self.summary.get("diffusion", ()):
             window = f"{row['from_fs'] / 1000:g}-{row['to_fs'] / 1000:g}ps"
             value = (row["D_cm2_per_s"], row["D_cm2_per_s_error"])
             found[f"D {row['species']} {window}"] = value
             found[f"exponent {row['species']} {window}"] = (row["exponent"], None)
-        motion = self.tables["msd"]
+        motion = self.tables.get("msd", {})
         for name in named(motion, "msd_"):
             species = name.split("_")[1]
             for at in (0.5, 1, 2, 5, 10, 20):
                 if 1000 * at <= motion["time_fs"][-1]:
                     value, error = (
-                        float(np.interp(1000 * at, motion["time_fs"], motion[column]))
-                        for column in (name, f"{name}_error")
+                        float(np.interp(1000 * at, motion["time_fs"], column))
+                        for column in (motion[name], errors(motion, name))
                     )
                     found[f"msd {species} {at:g}ps"] = pair_of(value, error)
         return found
@@ -118,6 +111,22 @@ def named(table: Table, start: str) -> list[str]:
     return [name for name in table if name.startswith(start) and not name.endswith("_error")]
 
 
+def in_order(name: str) -> str:
+    """The column of a pair with its symbols in alphabetical order: ``g_H_O`` for ``g_O_H``.
+
+    In a table of radial distributions they are in the order of the file.
+    """
+    words = name.split("_")
+    if words[0] in ("g", "n") and len(words) >= 3 and "total" not in words:
+        words[1:3] = sorted(words[1:3])
+    return "_".join(words)
+
+
+def errors(table: Table, name: str) -> np.ndarray:
+    """Standard errors of a column, NaN where there are none."""
+    return table.get(f"{name}_error", np.full(len(table[name]), np.nan))
+
+
 def pair_of(value: float, error: float) -> tuple[float, float | None]:
     return float(value), None if np.isnan(error) else float(error)
 
@@ -130,9 +139,18 @@ def moments(x: np.ndarray, density: np.ndarray) -> tuple[float, float]:
 
 
 def distances(one: Mapping[str, Table], other: Mapping[str, Table]) -> Numbers:
-    """Area between two curves over the area below the other, of radial distributions and angles."""
+    """Area between two curves over the area below the other, of radial distributions and angles.
+
+    Raises:
+        ValueError: the two are not on the same abscissas.
+    """
     found: Numbers = {}
     for kind, start in (("rdf", "g_"), ("adf", "p_")):
+        if not (one.get(kind) and other.get(kind)):
+            continue
+        x, other_x = (next(iter(tables[kind].values())) for tables in (one, other))
+        if len(x) != len(other_x) or np.abs(x - other_x).max() > 1e-3 * (x[1] - x[0]):
+            raise ValueError(f"{kind}: the two curves are on different bins")
         for name in named(other[kind], start):
             gap = np.abs(one[kind][name] - other[kind][name]).sum() / other[kind][name].sum()
             words = name.removesuffix("_per_degree").split("_")[1:]
@@ -140,16 +158,30 @@ def distances(one: Mapping[str, Table], other: Mapping[str, Table]) -> Numbers:
     return found
 
 
-def of_log(log: Table, start: str, atoms: int) -> Numbers:
-    """Means from a time on (``"68ps"``), and the drift of what should be conserved, per atom."""
+def of_log(log: Table, start: str, atoms: Mapping[str, int]) -> Numbers:
+    """Means from a time on (``"68ps"``), and the drift of what should be conserved, per atom.
+
+    Standard errors of the means are those of five blocks of time. ``atoms``: numbers by symbol.
+    """
     inside = log["time_fs"] >= 1000 * float(start.removesuffix("ps"))
     time_ps = log["time_fs"][inside] / 1000
     slope = np.polyfit(time_ps, log["conserved_eV"][inside], 1)[0]
+    mass = sum(number * atomic_masses[atomic_numbers[symbol]] for symbol, number in atoms.items())
+    density = 1000 * mass / kg * 1e24 / log["volume_A3"][inside]
     return {
-        "temperature K": (float(log["temperature_K"][inside].mean()), None),
-        "pressure GPa": (float(log["pressure_GPa"][inside].mean()), None),
-        "drift µeV/atom/ps": (float(1e6 * slope / atoms), None),
+        "temperature K": block_mean(log["temperature_K"][inside]),
+        "pressure GPa": block_mean(log["pressure_GPa"][inside]),
+        "density g/cm3": block_mean(density),
+        "drift µeV/atom/ps": (float(1e6 * slope / sum(atoms.values())), None),
     }
+
+
+def block_mean(values: np.ndarray, blocks: int = 5) -> tuple[float, float | None]:
+    """Mean of a series in time, and its standard error from blocks of it."""
+    if len(values) < blocks:
+        return float(values.mean()), None
+    means = [part.mean() for part in np.array_split(values, blocks)]
+    return float(values.mean()), float(np.std(means, ddof=1) / np.sqrt(blocks))
 
 
 def over_seeds(values: Sequence[tuple[float, float | None]]) -> tuple[float, float | None]:
@@ -187,51 +219,10 @@ def markdown(
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def write_table(path: Path, text: str) -> None:
+def write_table(path: Path, text: str, marks: tuple[str, str] = (BEGIN, END)) -> None:
     """Put a table between the marks in a README."""
-    before, mark, rest = path.read_text().partition(BEGIN)
-    _, other, after = rest.partition(END)
+    before, mark, rest = path.read_text().partition(marks[0])
+    _, other, after = rest.partition(marks[1])
     if not (mark and other):
-        raise ValueError(f"{path}: has no lines {BEGIN} and {END} to put the table between")
-    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
-
-
-def curve(found: Sequence[Found], panel: Panel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Abscissa, mean over seeds, and standard error (of a single seed, that of its blocks)."""
-    tables = [one.tables[panel.table] for one in found]
-    x = next(iter(tables[0].values())) * panel.x_scale
-    values = np.array([table[panel.column] for table in tables])
-    if len(tables) == 1:
-        return x, values[0], np.nan_to_num(tables[0][f"{panel.column}_error"])
-    return x, values.mean(0), values.std(0, ddof=1) / np.sqrt(len(values))
-
-
-def draw(panels: Sequence[Panel], columns: Mapping[str, Sequence[Found]], path: Path) -> None:
-    """All panels, each with a curve for the reference (black) and each run."""
-    across = 3
-    down = -(-len(panels) // across)
-    figure, axes = plt.subplots(
-        down, across, figsize=(4 * across, 2.8 * down + 0.5), layout="constrained", squeeze=False
-    )
-    for axis, panel in zip(axes.flat, panels, strict=False):
-        for number, (label, found) in enumerate(columns.items()):
-            colour = f"C{number - 1}" if number else "k"
-            x, y, error = curve(found, panel)
-            axis.fill_between(x, y - error, y + error, color=colour, alpha=0.25, linewidth=0)
-            style = {"color": colour, "linewidth": 1.1 if number else 1.6}
-            axis.plot(x, y, label=label, zorder=2 if number else 1, **style)
-        axis.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
-        if panel.limits is not None:
-            axis.set_xlim(*panel.limits)
-            seen = [line.get_ydata()[inside(line.get_xdata(), panel.limits)] for line in axis.lines]
-            axis.set_ylim(0, 1.05 * max(part.max() for part in seen if len(part)))
-    for axis in axes.flat[len(panels) :]:
-        axis.axis("off")
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-def inside(x: Any, limits: tuple[float, float]) -> np.ndarray:
-    return (np.asarray(x) >= limits[0]) & (np.asarray(x) <= limits[1])
+        raise ValueError(f"{path}: has no lines {' and '.join(marks)} to put the table between")
+    path.write_text(f"{before}{marks[0]}\n{text}\n{marks[1]}{after}")

@@ -23,6 +23,11 @@ class Origin:
     source: str
     frames: str | None = None
 
+    @classmethod
+    def of(cls, said: str | Mapping[str, str]) -> Origin:
+        """From YAML: ``water/train.xyz``, or ``{source: water/train.xyz, frames: ":100"}``."""
+        return cls(said) if isinstance(said, str) else cls(**said)
+
 
 @dataclasses.dataclass(frozen=True)
 class Model:
@@ -115,10 +120,7 @@ def load(folder: Path) -> Experiment:
             folder=folder,
             title=content.pop("title"),
             data_source=content.pop("data_source"),
-            files={
-                name: Origin(**({"source": one} if isinstance(one, str) else one))
-                for name, one in content.pop("files").items()
-            },
+            files={name: Origin.of(one) for name, one in content.pop("files").items()},
             models={
                 name: Model(
                     **{

@@ -87,7 +87,10 @@ def reproduce(
 
 
 def lay_out_data(folder: Path, files: Mapping[str, Origin], data_source: str) -> None:
-    """Fill the folder ``data`` of an experiment; messages name the source of the data."""
+    """Fill the folder ``data`` of an experiment; messages name the source of the data.
+
+    Its ``prepare.py``, if there is one, follows, and makes what is not there yet.
+    """
     shared = Path(os.environ.get("ALLEGRO_JAX_SHARED", EXPERIMENTS.parents[1] / "shared")) / "data"
     for name, origin in files.items():
         place = folder / "data" / name
@@ -105,7 +108,7 @@ def lay_out_data(folder: Path, files: Mapping[str, Origin], data_source: str) ->
         else:
             ase.io.write(place, ase.io.read(source, origin.frames), format="extxyz")
     prepare = folder / "prepare.py"
-    if prepare.is_file() and not (folder / "data" / "train.xyz").is_file():
+    if prepare.is_file():
         subprocess.run([sys.executable, prepare], check=True)
 
 
