@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -12,19 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
 
-from md import neighbours, observables, pair_search, replicas, structures, summation, uncertainty
+from md import entry, neighbours, observables, pair_search, replicas, structures, uncertainty
 from md.bias import Bias
 from md.domains import allocation, balance, crystal, placement, sharding
 from md.domains.grid import Grid
-from md.ensembles import Course
+from md.ensembles import Course, Parameters
+from md.entry import Entry
 from md.faults import Fault
 from md.neighbours import NeighbourFunctions, NeighbourList
 from md.observable import Observable
+from md.observables import Sample
 from md.program import Carry, Program, System
 from md.replicated import Replicated, Structure, atoms_of, copies_of, unit_of
 from md.species import species_indices
 from md.stages import Leg
-from md.state import State, maxwell_boltzmann_momenta, without_rotation
+from md.state import State
 from md.uncertainty import UncertainFrame, Uncertainty
 
 _COPIED_ATOMS = 10**6  # of systems no larger than this a copy is of no weight
@@ -131,10 +133,15 @@ class Assembly:
 
     # -- states -----------------------------------------------------------------------------------
 
-    def fresh(self) -> Carry:
-        """The structures as they are given, one step before step 0."""
+    def fresh(self, *, template: bool = False) -> Carry:
+        """The structures as they are given, one step before step 0.
+
+        Args:
+            template: if true, neighbours are not counted on domains: for what a checkpoint will
+                take the place of.
+        """
         if self.grid is not None:
-            return self._spread(self.templates[0])
+            return self._spread(self.templates[0], template)
         states = []
         for r, atoms in enumerate(self.templates):
             assert isinstance(atoms, Atoms)
@@ -167,7 +174,7 @@ class Assembly:
             atoms, species, atoms.get_momenta(), self.seed, self.precision
         )
 
-    def _spread(self, structure: Structure) -> Carry:
+    def _spread(self, structure: Structure, template: bool) -> Carry:
         """A state in the domains of its atoms, with a list that is still to be built."""
         assert self.grid is not None
         grid, reach = self.grid, self.neighbour_functions.reach
@@ -183,7 +190,8 @@ class Assembly:
             populations = placement.populations(atoms.positions, cell, geometry)
             rows = allocation.rows_for(int(populations.max()), grid.domains)
             state = placement.placed(state, atoms.positions, grid, geometry, rows)
-        listed = allocation.allocate(state, geometry, self.grid, reach)
+        room = allocation.unmeasured if template else allocation.allocate
+        listed = room(state, geometry, grid, reach)
         accumulators = tuple(
             sharding.laid_out(observable.init(state, listed, self.system.potential.species), grid)
             for observable in self.observables
@@ -199,85 +207,46 @@ class Assembly:
         """
         program, course = self.program(leg), self.course(leg)
         old_program, old_course = self.program(before), self.course(before)
-        parted = leg.partition
-        few = len(parted.thermal) < 128
-        if not parted.whole:
-            groups = jnp.asarray(parted.group)
-            velocities = jnp.asarray(parted.velocity, self.precision)
-        fresh = steps_done(carry) < 0
-        draw = leg.stage.velocities == "draw" or (leg.stage.velocities is None and fresh)
-        start = leg.stage.start_temperature_K
-
-        def enter_one(
-            state: State, temperature: Any, parameters: Any, old: Any, geometry: Any = None
-        ) -> State:
-            group = jnp.where(state.ids >= 0, 0, -1)
-            if not parted.whole:
-                atom = jnp.maximum(state.ids, 0)
-                group = jnp.where(state.ids >= 0, groups[atom], -1)
-                velocity = jnp.where((state.ids >= 0)[:, None], velocities[atom], 0)
-            group = group.astype(state.group.dtype if few else jnp.int32)
-            conserved = None
-            if not fresh:
-                exchanged = old_program.integrator(old).energy_exchanged
-                conserved = observables.conserved_energy(state, exchanged)
-            momenta = state.momenta
-            if draw:
-                # a key of its own, apart from those that the noise of each step is drawn from
-                number = state.step + 1
-                key = jax.random.fold_in(jax.random.fold_in(state.key, number), 1)
-                momenta = maxwell_boltzmann_momenta(
-                    key,
-                    state.masses,
-                    state.species,
-                    temperature,
-                    remove_drift=not parted.held,
-                    ids=state.ids,
-                    axes=state.axes,
-                )
-            if not parted.whole:
-                driven = state.masses[:, None] * velocity
-                momenta = jnp.where((group < 0)[:, None], driven, momenta)
-            state = state.replace(momenta=momenta, group=group)
-            if draw and leg.stage.remove_rotation_every:
-                origin = 0.0 if geometry is None else geometry.origin(state.cell)
-                state = without_rotation(state, origin)
-            integrator = program.integrator(parameters)
-            state = integrator.init(state)
-            if conserved is not None:
-                now = observables.conserved_energy(state, integrator.energy_exchanged)
-                change = summation.add(now, summation.negative(conserved))
-                state = state.replace(work=summation.add(state.work, change))
-            return state
-
-        state = carry.state
-        arguments = (program.parameters(course, state), old_program.parameters(old_course, state))
+        parted, fresh = leg.partition, steps_done(carry) < 0
+        how = Entry(
+            program,
+            old_program,
+            fresh=fresh,
+            draw=leg.stage.velocities == "draw" or (leg.stage.velocities is None and fresh),
+            held=parted.held,
+            few=len(parted.thermal) < 128,
+            rotation=leg.stage.remove_rotation_every > 0,
+        )
+        start, state = leg.stage.start_temperature_K, carry.state
+        parameters = _parameters(program, course, state)
+        old = _parameters(old_program, old_course, state)
+        parts = None if parted.whole else (parted.group, parted.velocity.astype(self.precision))
         if self.grid is not None:
-            geometry = carry.neighbours.geometry
-            return self._entered(enter_one, carry, start, *arguments, geometry)
-        enter_one = jax.jit(enter_one)  # once, instead of hundreds of small programs
+            parts = self.grid.everywhere(parts)
+            return self._entered(how, carry, start, parameters, old, parts)
         if self.replicas is None:
-            return carry._replace(state=enter_one(state, start, *arguments))
+            state = entry.on_one_device(how, state, start, parameters, old, parts)
+            return carry._replace(state=state)
         entered = [
-            enter_one(
+            entry.on_one_device(
+                how,
                 replicas.unstack(state, r),
                 start if self.ladder_K is None else self.ladder_K[int(state.rung[r])],
-                *replicas.unstack(arguments, r),
+                *replicas.unstack((parameters, old), r),
+                parts,
             )
             for r in range(self.replicas)
         ]
         return carry._replace(state=replicas.stack(entered))
 
-    def _entered(self, enter: Any, carry: Carry, *arguments: Any) -> Carry:
+    def _entered(self, how: Entry, carry: Carry, *arguments: Any) -> Carry:
         """On domains: the state is written over, and a list still to be built makes room for it."""
         assert self.grid is not None
-        listed, fresh = carry.neighbours, steps_done(carry) < 0
-        if fresh:
+        listed = carry.neighbours
+        if how.fresh:
             allocation.release(listed)
-        spread = sharding.of_state(carry.state)
-        enter = self.grid.sharded(enter, (spread, *(sharding.ON_ALL,) * len(arguments)), spread)
-        state = jax.jit(enter, donate_argnums=0)(carry.state, *arguments)
-        if fresh:
+        state = entry.on_domains(how, carry.state, *arguments, listed.geometry)
+        if how.fresh:
             place = listed.geometry, self.grid, listed.reach, listed.capacities
             listed = allocation.empty(state, *place)
         return carry._replace(state=state, neighbours=listed)
@@ -299,8 +268,7 @@ class Assembly:
         """
         if self.grid is None:
             return carry
-        small = len(self.templates[0]) <= _COPIED_ATOMS
-        return jax.tree.map(jnp.copy, carry) if small else None
+        return _copied(carry) if len(self.templates[0]) <= _COPIED_ATOMS else None
 
     def grown(self, before: Carry, after: Carry) -> Carry:
         """Where to go on from with more room, after a chunk in which something overflowed.
@@ -379,23 +347,37 @@ class Assembly:
 
     def final_atoms(self, leg: Leg, carry: Carry) -> list[Atoms]:
         """The structures as they are now."""
-        program, state = self.program(leg), carry.state
-        parameters = program.parameters(self.course(leg), state)
-
-        @program.per_replica
-        def look(parameters: Any, state: State) -> Any:
-            exchanged = program.integrator(parameters).energy_exchanged
-            return observables.sample(state, parameters, exchanged)
-
-        if self.grid is not None:
-            specs = sharding.ON_ALL, sharding.of_state(state)
-            look = self.grid.sharded(look, specs, sharding.ON_ALL)
-        sample = jax.jit(look)(parameters, state)
-        frame = Grid.fetched(structures.frame_of(state, sample, carry.neighbours))
+        sample = _sample(self.program(leg), self.course(leg), carry.state)
+        frame = Grid.fetched(structures.frame_of(carry.state, sample, carry.neighbours))
         return [
             self.atoms_from(jax.tree.map(lambda x, at=at: x[at], frame), leg, replica)
             for replica, at in enumerate(self.of_replicas())
         ]
+
+
+@jax.jit
+def _copied(carry: Carry) -> Carry:
+    return jax.tree.map(jnp.copy, carry)
+
+
+@partial(jax.jit, static_argnames="program")
+def _parameters(program: Program, course: Course, state: State) -> Parameters:
+    return program.parameters(course, state)
+
+
+@partial(jax.jit, static_argnames="program")
+def _sample(program: Program, course: Course, state: State) -> Sample:
+    """What the log says of a state; compiled once, for every frame on domains is looked at so."""
+
+    @program.per_replica
+    def look(parameters: Parameters, state: State) -> Sample:
+        exchanged = program.integrator(parameters).energy_exchanged
+        return observables.sample(state, parameters, exchanged)
+
+    if program.grid is not None:
+        specs = sharding.ON_ALL, sharding.of_state(state)
+        look = program.grid.sharded(look, specs, sharding.ON_ALL)
+    return look(program.parameters(course, state), state)
 
 
 def _fingerprint(structure: Structure) -> str:

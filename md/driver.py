@@ -253,7 +253,7 @@ class Driver:
                 )
         stage = int(facts["stage"])
         leg = self.assembly.legs[stage]
-        template = self.assembly.enter(leg, leg, self.assembly.fresh())
+        template = self.assembly.enter(leg, leg, self.assembly.fresh(template=True))
         if self.assembly.grid is not None:
             rows = files.rows(restart.ROWS)
             tree = files.restore(restart.packed(template).tree, None, ("",))

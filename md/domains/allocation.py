@@ -52,6 +52,13 @@ def allocate(
     raise ValueError(f"the buffers of domains are still too small after {_ATTEMPTS} growths")
 
 
+def unmeasured(state: State, geometry: Geometry, grid: Grid, reach: Reach) -> DomainList:
+    """An empty list of the sizes that :func:`allocate` begins with, which may well be too small."""
+    rows = state.species.shape[0] // grid.domains
+    sizes = dataclasses.replace(_planned(state, geometry, grid, reach, rows), neighbours=4)
+    return empty(state, geometry, grid, reach, sizes)
+
+
 def reallocate(state: State, geometry: Geometry, grid: Grid, old: DomainList) -> DomainList:
     """An empty list as :func:`allocate` makes it, of the sizes of an old one if these will do.
 
@@ -181,10 +188,13 @@ def _made(grid: Grid, arrays: tuple[_Uniform, ...]) -> tuple[Array, ...]:
 
 @partial(jax.jit, static_argnames="grid")
 def _measured(state: State, listed: DomainList, grid: Grid) -> DomainList:
-    """A list with what its state needs; nothing else of it is of use."""
+    """A list with what its state needs, whose atoms are in their domains.
+
+    Nothing else of it is of use. Atoms are not sorted, which only compiles longer.
+    """
 
     def measure(state: State, listed: DomainList) -> DomainList:
-        return lists.rebuilt(listed, state)[1]
+        return lists.filled(listed, migration.unmoved(state))
 
     specs = sharding.of_state(state), sharding.of_list(listed)
     return grid.sharded(measure, specs, specs[1])(state, listed)
