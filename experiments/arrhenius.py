@@ -93,7 +93,7 @@ def lines(
 
     Args:
         described: what belongs together.
-        results: ``temperature K``, ``D`` and its ``error`` (cm²/s), by run and seed.
+        results: ``bath K`` (its temperature), ``D`` and its ``error`` (cm²/s), by run and seed.
     """
     found = {}
     for label, names in described.series.items():
@@ -102,7 +102,7 @@ def lines(
             seeds = list(results.get(name, {}).values())
             if seeds:
                 value, error = over_seeds([(one["D"], one["error"]) for one in seeds])
-                temperature = np.mean([one["temperature K"] for one in seeds])
+                temperature = np.mean([one["bath K"] for one in seeds])
                 rows.append((temperature, value, error or np.nan))
         if len(rows) >= 3:
             found[label] = fit(np.array(rows))

@@ -266,14 +266,14 @@ def compare(described: Dynamics) -> None:
 
 
 def temperatures(described: Dynamics) -> dict[str, dict[str, dict[str, float]]]:
-    """Temperature and diffusion coefficient of the runs of the Arrhenius plot, by seed."""
+    """Temperature of the bath and diffusion coefficient, for the Arrhenius plot, by seed."""
     folder, series = described.folder / "runs", described.arrhenius
     results: dict[str, dict[str, dict[str, float]]] = {}
     for name in (one for names in series.series.values() for one in names):
         run = described.runs[name]
         for seed, found in analyses(folder, name, run, "arrhenius"):
             log = of_log(folder / f"{name}-{seed}", run.start, found)
-            one = {"temperature K": log["temperature K"][0]} | arrhenius.diffusion(series, found)
+            one = {"bath K": log["bath K"][0]} | arrhenius.diffusion(series, found)
             results.setdefault(name, {})[seed] = one
     return results
 

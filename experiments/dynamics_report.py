@@ -168,7 +168,10 @@ def of_log(log: Table, start: str, atoms: Mapping[str, int]) -> Numbers:
     slope = np.polyfit(time_ps, log["conserved_eV"][inside], 1)[0]
     mass = sum(number * atomic_masses[atomic_numbers[symbol]] for symbol, number in atoms.items())
     density = 1000 * mass / kg * 1e24 / log["volume_A3"][inside]
-    return {
+    bath = {}
+    if "target_temperature_K" in log:
+        bath["bath K"] = (float(log["target_temperature_K"][inside].mean()), None)
+    return bath | {
         "temperature K": block_mean(log["temperature_K"][inside]),
         "pressure GPa": block_mean(log["pressure_GPa"][inside]),
         "density g/cm3": block_mean(density),

@@ -74,7 +74,7 @@ def test_seeds_are_averaged_and_the_table_written(arrhenius):
     )
     results = {
         name: {
-            str(seed): {"temperature K": t, "D": d * (1 + 0.1 * seed), "error": 0.05 * d}
+            str(seed): {"bath K": t, "D": d * (1 + 0.1 * seed), "error": 0.05 * d}
             for seed in range(seeds)
         }
         for name, seeds, t, d in zip("abc", (2, 1, 1), TEMPERATURES, exact(), strict=False)

@@ -225,6 +225,9 @@ def test_drift_and_means_are_those_behind_the_start(report):
     }
     found = report.of_log(log, "5ps", {"H": 2, "O": 1})
     assert found["temperature K"] == (600, 0)
+    assert "bath K" not in found
+    log["target_temperature_K"] = np.where(time < 5000, 3000.0, 610.0)
+    assert report.of_log(log, "5ps", {"H": 2, "O": 1})["bath K"] == (610, None)
     assert found["density g/cm3"][0] == pytest.approx(1.0, rel=1e-3)
     assert found["drift µeV/atom/ps"][0] == pytest.approx(1000.0)
 
