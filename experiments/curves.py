@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from dynamics_report import Found
 
+GAP = 5  # times the usual spacing, of a file that leaves distances out
+
 
 @dataclasses.dataclass(frozen=True)
 class Curves:
@@ -27,7 +29,7 @@ class Curves:
     def read(self, folder: Path) -> Found:
         """All curves as a table of radial distributions, on the distances of the first file.
 
-        Outside of its own file a curve is NaN.
+        Outside of its own file, and in gaps of it, a curve is NaN.
         """
         table: dict[str, np.ndarray] = {}
         for name, file in self.files.items():
@@ -36,4 +38,8 @@ class Curves:
             )
             grid = table.setdefault("r_A", x * self.x_scale)
             table[name] = np.interp(grid, x * self.x_scale, y, left=np.nan, right=np.nan)
+            steps = np.diff(x)
+            for place in np.flatnonzero(steps > GAP * np.median(steps)):
+                first, last = x[place] * self.x_scale, x[place + 1] * self.x_scale
+                table[name][(grid > first) & (grid < last)] = np.nan
         return Found({}, {"rdf": table})

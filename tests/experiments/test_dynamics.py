@@ -191,6 +191,10 @@ def test_published_curves_are_read_in_their_unit(driver, tmp_path):
     np.testing.assert_allclose(found.tables["rdf"]["g_O_O"], [0, 2.5, 1])
     np.testing.assert_allclose(found.tables["rdf"]["g_H_O"], [np.nan, 1, 2])
     assert found.numbers()["top O-O"] == (1.0, None)
+    (tmp_path / "goo.dat").write_text("".join(f"{r} 1\n" for r in range(20)))
+    (tmp_path / "goh.dat").write_text("".join(f"{r} 1\n" for r in range(20) if not 5 < r < 12))
+    found = driver.Curves("measured", files).read(tmp_path)
+    assert np.flatnonzero(np.isnan(found.tables["rdf"]["g_H_O"])).tolist() == [*range(6, 12)]
 
 
 def test_a_figure_leaves_out_what_there_is_not(report, tmp_path, monkeypatch):
