@@ -22,20 +22,17 @@ class Arrhenius:
         species: whose diffusion.
         analysis: options of ``allegro-jax analyse``, the same for all temperatures.
         series: names of runs, by the label of what they have in common.
-        published: other figures, by label: temperature (K) and diffusion coefficient (cm²/s).
     """
 
     species: str
     analysis: Mapping[str, Any]
     series: Mapping[str, tuple[str, ...]]
-    published: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, said: Mapping[str, Any]) -> Arrhenius:
         """From YAML."""
         series = {label: tuple(names) for label, names in said["series"].items()}
-        published = {name: tuple(one) for name, one in said.get("published", {}).items()}
-        return cls(**(dict(said) | {"series": series, "published": published}))
+        return cls(**(dict(said) | {"series": series}))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +129,7 @@ def table(found: Mapping[str, Line]) -> str:
     return "\n".join(text)
 
 
-def draw(axis: Any, described: Arrhenius, found: Mapping[str, Line]) -> None:
+def draw(axis: Any, found: Mapping[str, Line]) -> None:
     """Points with errors and the fitted lines, on axes."""
     for number, (label, line) in enumerate(found.items()):
         temperature, value, error = line.points.T
@@ -143,8 +140,6 @@ def draw(axis: Any, described: Arrhenius, found: Mapping[str, Line]) -> None:
         axis.plot(x, np.exp(constant + slope * x / (1000 * kB)), color=colour, linewidth=1)
         energy = f"{label}: {cell([line.activation_eV])} eV"
         axis.plot([], [], "o-", color=colour, markersize=4, label=energy)
-    for label, (temperature, value) in described.published.items():
-        axis.plot(1000 / temperature, value, "k*", markersize=8, label=label)
     axis.set(title="Arrhenius", xlabel="1000 K / temperature", ylabel="D (cm²/s)", yscale="log")
-    if axis.get_legend_handles_labels()[0]:
+    if found:
         axis.legend(fontsize="x-small", frameon=False)

@@ -36,10 +36,10 @@ class Curves:
             x, y = np.loadtxt(
                 folder / file, usecols=(0, 1), comments=["#", '"'], unpack=True, ndmin=2
             )
-            grid = table.setdefault("r_A", x * self.x_scale)
-            table[name] = np.interp(grid, x * self.x_scale, y, left=np.nan, right=np.nan)
+            x = x * self.x_scale
+            grid = table.setdefault("r_A", x)
+            table[name] = np.interp(grid, x, y, left=np.nan, right=np.nan)
             steps = np.diff(x)
             for place in np.flatnonzero(steps > GAP * np.median(steps)):
-                first, last = x[place] * self.x_scale, x[place + 1] * self.x_scale
-                table[name][(grid > first) & (grid < last)] = np.nan
+                table[name][(grid > x[place]) & (grid < x[place + 1])] = np.nan
         return Found({}, {"rdf": table})

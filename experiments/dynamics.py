@@ -258,7 +258,7 @@ def compare(described: Dynamics) -> None:
         results["arrhenius"] = temperatures(described)
         lines = arrhenius.lines(described.arrhenius, results["arrhenius"])
         report.write_table(readme, arrhenius.table(lines), (arrhenius.BEGIN, arrhenius.END))
-        last = functools.partial(arrhenius.draw, described=described.arrhenius, found=lines)
+        last = functools.partial(arrhenius.draw, found=lines)
     (described.folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     report.write_table(readme, table(described, columns))
     dashed = {described.curves[name].label: one for name, one in published.items()}

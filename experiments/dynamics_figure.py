@@ -14,6 +14,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from dynamics_report import Found, errors
 
+from md.analysis.blocks import standard_error
+
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
@@ -49,7 +51,7 @@ def curve(found: Sequence[Found], panel: Panel) -> tuple[np.ndarray, np.ndarray,
     values = np.array([table[panel.column] for table in tables])
     if len(tables) == 1:
         return x, values[0], np.nan_to_num(errors(tables[0], panel.column))
-    return x, values.mean(0), values.std(0, ddof=1) / np.sqrt(len(values))
+    return x, values.mean(0), standard_error(values)
 
 
 def draw(

@@ -13,6 +13,8 @@ import numpy as np
 from ase.data import atomic_masses, atomic_numbers
 from ase.units import kg
 
+from md.analysis.blocks import standard_error
+
 BEGIN, END = "<!-- results: made by dynamics.py -->", "<!-- end of results -->"
 TABLES = ("rdf", "coordination", "adf", "msd")
 Table = Mapping[str, np.ndarray]
@@ -184,7 +186,7 @@ def block_mean(values: np.ndarray, blocks: int = 5) -> tuple[float, float | None
     if len(values) < blocks:
         return float(values.mean()), None
     means = [part.mean() for part in np.array_split(values, blocks)]
-    return float(values.mean()), float(np.std(means, ddof=1) / np.sqrt(blocks))
+    return float(values.mean()), float(standard_error(means))
 
 
 def over_seeds(values: Sequence[tuple[float, float | None]]) -> tuple[float, float | None]:
@@ -192,7 +194,7 @@ def over_seeds(values: Sequence[tuple[float, float | None]]) -> tuple[float, flo
     if len(values) == 1:
         return values[0]
     numbers = np.array([value for value, _ in values])
-    return float(numbers.mean()), float(numbers.std(ddof=1) / np.sqrt(len(numbers)))
+    return float(numbers.mean()), float(standard_error(numbers))
 
 
 def cell(values: Sequence[tuple[float, float | None]], scale: float = 1.0) -> str:

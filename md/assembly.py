@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
 
-from md import entry, neighbours, observables, pair_search, replicas, structures, uncertainty
+from md import entry, neighbours, pair_search, replicas, structures, uncertainty
 from md.bias import Bias
 from md.domains import allocation, balance, crystal, placement, sharding
 from md.domains.grid import Grid
@@ -27,6 +27,7 @@ from md.replicated import Replicated, Structure, atoms_of, copies_of, unit_of
 from md.species import species_indices
 from md.stages import Leg
 from md.state import State
+from md.step import observed
 from md.uncertainty import UncertainFrame, Uncertainty
 
 _COPIED_ATOMS = 10**6  # of systems no larger than this a copy is of no weight
@@ -369,11 +370,7 @@ def _parameters(program: Program, course: Course, state: State) -> Parameters:
 def _sample(program: Program, course: Course, state: State) -> Sample:
     """What the log says of a state; compiled once, for every frame on domains is looked at so."""
 
-    @program.per_replica
-    def look(parameters: Parameters, state: State) -> Sample:
-        exchanged = program.integrator(parameters).energy_exchanged
-        return observables.sample(state, parameters, exchanged)
-
+    look = program.per_replica(partial(observed, program))
     if program.grid is not None:
         specs = sharding.ON_ALL, sharding.of_state(state)
         look = program.grid.sharded(look, specs, sharding.ON_ALL)

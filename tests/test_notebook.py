@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pytest
 
 NOTEBOOK = Path(__file__).resolve().parents[1] / "docs" / "li3po4.ipynb"
 KEPT = NOTEBOOK.parents[1] / "experiments" / "li3po4" / "models" / "fast.safetensors"
-SHARED = Path(os.environ.get("ALLEGRO_JAX_SHARED", NOTEBOOK.parents[2] / "shared")).resolve()
 
 SHORT = f"""
 EPOCHS = 1
@@ -22,12 +20,10 @@ MODEL = {str(KEPT)!r}  # one epoch makes no model that dynamics could run with
 
 
 @pytest.mark.slow
-def test_the_notebook_runs_from_data_to_diffusion(tmp_path, monkeypatch):
+def test_the_notebook_runs_from_data_to_diffusion(shared, tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")
-    if not (SHARED / "data" / "li3po4").is_dir():
-        pytest.skip("no shared/data/li3po4: its frames are not part of the project")
-    monkeypatch.setenv("ALLEGRO_JAX_SHARED", str(SHARED))
+    monkeypatch.setenv("ALLEGRO_JAX_SHARED", str(shared.resolve()))
     monkeypatch.setenv("MPLBACKEND", "agg")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     (parameters,) = (

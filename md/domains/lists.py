@@ -105,12 +105,6 @@ def needs_rebuild(listed: DomainList, state: State) -> Bool[Array, ""]:
     return ~(totals.every(kept, state.axes) & jnp.all(jnp.isfinite(listed.reference_cell)))
 
 
-def rebuilt(listed: DomainList, state: State) -> tuple[State, DomainList]:
-    """Atoms where they belong, sorted in space, and lists that are complete at their positions."""
-    moved = arranged(listed, state)
-    return moved.state, filled(listed, moved)
-
-
 def arranged(listed: DomainList, state: State) -> Migrated:
     """Atoms where they belong, sorted in space."""
     moved = migration.migrated(state, listed.geometry, listed.capacities.migrants)

@@ -83,8 +83,9 @@ def on_domains(potential, state, atoms, counts, skin=SKIN):
     listed = allocation.allocate(spread, geometry, grid, reach)
 
     def look(state, listed):
-        state, listed = lists.rebuilt(listed, state)
-        return state, listed, lists.evaluate(potential, state, listed)
+        moved = lists.arranged(listed, state)
+        listed = lists.filled(listed, moved)
+        return moved.state, listed, lists.evaluate(potential, moved.state, listed)
 
     specs = sharding.of_state(spread), sharding.of_list(listed)
     by_atom, on_all = PartitionSpec(AXES), PartitionSpec()
