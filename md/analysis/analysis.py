@@ -10,6 +10,7 @@ from typing import Any
 
 from md.analysis import motion, report
 from md.analysis.blocks import windows
+from md.analysis.connectivity import add_bonds
 from md.analysis.findings import Asked, Findings
 from md.analysis.motion_tables import Span, add_displacements, add_velocities
 from md.analysis.recording import record
@@ -23,8 +24,8 @@ class Analysis:
 
     Attributes:
         tables: by name, columns of equal length: ``rdf``, ``coordination``, ``shells``, ``adf``,
-            ``msd``, ``diffusion``, ``vacf``, ``dos``; units are in the names of the columns.
-            ``NAME_error`` is the standard error of the column before it.
+            ``bonds``, ``msd``, ``diffusion``, ``vacf``, ``dos``; units are in the names of the
+            columns. ``NAME_error`` is the standard error of the column before it.
         summary: numbers and settings, as summary.json has them.
         left_out: why a quantity is not there, by its name.
     """
@@ -43,6 +44,7 @@ def analyse(
     rdf: Asked = None,
     coordination: Asked = None,
     adf: Asked = None,
+    bonds: Asked = None,
     msd: bool | None = None,
     vacf: bool | None = None,
     dos: bool | None = None,
@@ -79,6 +81,8 @@ def analyse(
         rdf: radial distributions; or pairs of symbols, ``["P-O"]``, that are of interest.
         coordination: numbers of neighbours in the first shell; or pairs, the centre first.
         adf: angles between bonds; or triples, ``["O-P-O"]``, the centre in the middle.
+        bonds: lengths of the bonds of the first frame, and which break or are new; or pairs. Only
+            where it is named.
         msd: mean squared displacements, and diffusion coefficients by Einstein's relation.
         vacf: velocity autocorrelations, and diffusion coefficients by that of Green and Kubo.
         dos: vibrational densities of states.
@@ -90,7 +94,8 @@ def analyse(
         cutoff: largest distance of ``rdf``, Å; also beyond half the cell.
         bins, angle_bins: of distances and of angles.
         bond_lengths: Å, below which two atoms are neighbours: for all pairs, or by pair
-            (``{"P-O": 2.1}``); the first minimum of g(r) where not given.
+            (``{"P-O": 2.1}``). Where not given the first minimum of g(r), of ``bonds`` 1.25 times
+            the sum of the covalent radii.
         msd_lag_fs: longest time difference of ``msd``; half the length unless given.
         vacf_lag_fs: that of ``vacf`` and ``dos``; 2000 fs unless given, but at most a block.
         fit_fs: between which time differences the line is fitted whose slope is the diffusion
@@ -116,7 +121,7 @@ def analyse(
             raise ValueError(f"{name} must be positive, not {value}")
     if window not in ("hann", "none"):
         raise ValueError(f'window must be "hann" or "none", not {window!r}')
-    asked = {"rdf": rdf, "coordination": coordination, "adf": adf,
+    asked = {"rdf": rdf, "coordination": coordination, "adf": adf, "bonds": bonds or False,
              "msd": msd, "vacf": vacf, "dos": dos}  # fmt: skip
     source = open_source(trajectory, format=format, species=species, structure=structure_file)
     recording = record(source, start=start, stop=stop, every=every, timestep_fs=timestep_fs)
@@ -136,6 +141,8 @@ def analyse(
         angle_bins=angle_bins,
         bond_lengths=bond_lengths,
     )
+
+    add_bonds(findings, every=structure_every, bond_lengths=bond_lengths)
 
     def displacements() -> None:
         add_displacements(

@@ -17,6 +17,7 @@ from md.tables import write_csv
 
 SUMMARY = "summary.json"
 TABLES = (*QUANTITIES, "shells", "diffusion")
+_OF_ROWS = ("bonds", "shells", "diffusion")  # not curves
 
 
 def summary(findings: Findings) -> dict[str, Any]:
@@ -37,8 +38,7 @@ def summary(findings: Findings) -> dict[str, Any]:
         "volume_A3": volume,
         "length_fs": None if times is None else float(times[-1] - times[0]),
         "settings": findings.settings,
-        "shells": _rows(findings.tables.get("shells", {})),
-        "diffusion": _rows(findings.tables.get("diffusion", {})),
+        **{name: _rows(findings.tables.get(name, {})) for name in _OF_ROWS},
         "tables": [name for name in TABLES if name in findings.tables],
         "notes": findings.notes,
         "left_out": findings.left_out,
@@ -63,6 +63,7 @@ def text(summary: Mapping[str, Any]) -> str:
             f"  {row['centre'] + '-' + row['neighbour']:6}{peak} Å {row['cutoff_A']:6.2f} Å "
             f"{_with_error(row['coordination'], row['coordination_error'], '8.3f')}{given}"
         )
+    lines += _bonds(summary)
     if summary["diffusion"]:
         lines.append("diffusion coefficients")
     for row in summary["diffusion"]:
@@ -84,6 +85,23 @@ def text(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _bonds(summary: Mapping[str, Any]) -> list[str]:
+    if not summary["bonds"]:
+        return []
+    lines = ["bonds of the first frame: mean length, shortest to longest"]
+    for row in summary["bonds"]:
+        what = f"  {row['first'] + '-' + row['second']:6}{row['bonds']:6}"
+        if row["bonds"]:
+            mean = _with_error(row["mean_A"], row["mean_A_error"], "8.3f")
+            what += f"{mean} Å, {row['shortest_A']:.3f} to {row['longest_A']:.3f} Å"
+        lines.append(f"{what}; {row['broken']} broken, {row['new']} new")
+    change = summary["settings"]["bonds"]["first_change"]
+    if change is not None:
+        names = "-".join(f"{s}{a}" for s, a in zip(change["symbols"], change["atoms"], strict=True))
+        lines.append(f"  first in frame {change['frame']}: {names} {change['change']}")
+    return lines
+
+
 def write(folder: Path, tables: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
     """Write NAME.csv of each table, figures of those that have curves, and summary.json.
 
@@ -95,7 +113,7 @@ def write(folder: Path, tables: Mapping[str, Any], summary: Mapping[str, Any]) -
             (folder / (name + suffix)).unlink(missing_ok=True)
     for name, table in tables.items():
         write_csv(folder / f"{name}.csv", table)
-        if name in QUANTITIES:
+        if name not in _OF_ROWS:
             figures.draw_table(table, folder / f"{name}.png")
     with replacing(folder / SUMMARY) as partial:
         partial.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -29,7 +29,7 @@ def add_structure(
     pairs = findings.symbols("rdf", 2)
     centred: list[Pair] | None = findings.symbols("coordination", 2)
     triples: list[Triple] | None = findings.symbols("adf", 3)
-    said = _lengths(findings, bond_lengths)
+    said = lengths_said(findings, bond_lengths)
     needed = _needed(findings, centred, triples)
     searched = any(known_as(pair, said) not in said for pair in needed)
     shapes = None
@@ -75,7 +75,7 @@ def _bonds_of(triples: Sequence[Triple]) -> list[Pair]:
     return [pair for a, b, c in triples for pair in ((a, b), (b, c))]
 
 
-def _lengths(findings: Findings, said: BondLengths) -> dict[Pair, float]:
+def lengths_said(findings: Findings, said: BondLengths) -> dict[Pair, float]:
     """The lengths that the user has said, checked."""
     if said is None:
         return {}

@@ -32,7 +32,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         description="Radial distributions, coordination numbers, angles, mean squared "
         "displacement, diffusion, velocity autocorrelation and density of states, with errors. "
         "Writes a CSV file and a figure of each, and summary.json. Without a quantity, all that "
-        "the file allows.",
+        "the file allows, but for bonds.",
     )
     parser.set_defaults(command=_analyse)
     parser.add_argument(
@@ -51,6 +51,12 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         help="numbers of B atoms in the first shell of an A atom",
     )
     add("--adf", nargs="*", metavar="A-B-C", help="angles between the bonds of an atom B")
+    add(
+        "--bonds",
+        nargs="*",
+        metavar="A-B",
+        help="lengths of the bonds of the first frame, and which break or are new",
+    )
     for name, words in (
         ("--msd", "mean squared displacements, and diffusion coefficients from them"),
         ("--vacf", "velocity autocorrelations, and diffusion coefficients from them"),
@@ -85,7 +91,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         nargs="+",
         metavar="A-B=LENGTH",
         help="Å, below which two atoms are neighbours; a number alone: of all pairs (default: the "
-        "first minimum of g(r))",
+        "first minimum of g(r); of bonds 1.25 times the covalent radii)",
     )
     group = parser.add_argument_group("motion")
     add = group.add_argument
