@@ -40,8 +40,10 @@ def enable() -> None:
     if folder is None:
         return
     # Reading a compiled program, XLA warns at length that the processor lacks "+prefer-no-gather"
-    # and such: preferences of its own, not features. The folder is that of this processor.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # and such: preferences of its own, not features. The folder is that of this processor. "1" is
+    # nobody's choice: JAX sets it in a program that has started this one.
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     import jax
 
     jax.config.update("jax_compilation_cache_dir", str(folder))
