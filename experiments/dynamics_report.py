@@ -48,8 +48,8 @@ class Found:
         return cls(json.loads((folder / "summary.json").read_text()), tables)
 
     def numbers(self) -> Numbers:
-        """Shells, peaks, shares of coordination numbers, angles, and motion."""
-        return self._structure() | self._angles() | self._motion()
+        """Shells, peaks, shares of coordination numbers, bonds, angles, and motion."""
+        return self._structure() | self._bonds() | self._angles() | self._motion()
 
     def _structure(self) -> Numbers:
         found: Numbers = {}
@@ -69,6 +69,19 @@ class Found:
                 shares["neighbours"], shares[name], shares[f"{name}_error"], strict=True
             ):
                 found[f"share {centre}-{neighbour} {number:g}"] = pair_of(share, error)
+        return found
+
+    def _bonds(self) -> Numbers:
+        found: Numbers = {}
+        rows = self.summary.get("bonds", ())
+        for row in rows:
+            pair = f"{row['first']}-{row['second']}"
+            found[f"bond {pair}"] = (row["mean_A"], row["mean_A_error"])
+            found[f"bond width {pair}"] = (row["deviation_A"], None)
+            found[f"longest {pair}"] = (row["longest_A"], None)
+        if rows:
+            for kind in ("broken", "new"):
+                found[f"bonds {kind}"] = (sum(row[kind] for row in rows), None)
         return found
 
     def _angles(self) -> Numbers:

@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("--only", action="append", metavar="MODEL", help="models to train")
     parser.add_argument("--seeds", type=int, help="train this many of each model's seeds")
     parser.add_argument("--table", action="store_true", help="only table and figure")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()  # settings may follow options
     folder = EXPERIMENTS / options.experiment
     try:
         experiment = load(folder)
@@ -142,7 +142,9 @@ def test(experiment: Experiment, model: Model, output: Path) -> dict[str, Any]:
         allegro("evaluate", output / "model.safetensors", data, "--json", report)
         errors = json.loads(report.read_text())
         found["tests"][part] = {
-            key: value for key, value in errors.items() if key.endswith(("_mae", "_rmse", "frames"))
+            key: value
+            for key, value in errors.items()
+            if key.endswith(("_mae", "_rmse", "frames", "uncertainty"))
         }
     return found
 

@@ -41,6 +41,30 @@ def table(experiment: Experiment, results: Results) -> str:
         rows += _published(model.published, f"{model.label or name}: ")
         cells = [_cell([_value(found, column) for found in seeds]) for column in experiment.columns]
         rows.append([f"**{model.label or name}**", *cells, _training(seeds)])
+    text = _markdown(rows)
+    spread = uncertainties(experiment, results)
+    return f"{text}\n\n{spread}" if spread else text
+
+
+def uncertainties(experiment: Experiment, results: Results) -> str:
+    """Markdown: of committees, their spread over true errors on the atoms of each test."""
+    rows = [
+        ["uncertainty of forces", "test", "RMS (meV/Å)", "true error over it", "rank correlation",
+         "largest tenth found (%)"],
+        ["---"] * 6,
+    ]  # fmt: skip
+    for name, model in experiment.models.items():
+        for part in model.tests:
+            seeds = [found["tests"].get(part, {}) for found in results.get(name, {}).values()]
+            known = [one["uncertainty"]["forces"] for one in seeds if "uncertainty" in one]
+            if known:
+                keys = {"rms": 1000, "ratio": 1, "rank_correlation": 1, "share_of_largest": 100}
+                cells = [_cell([scale * one[key] for one in known]) for key, scale in keys.items()]
+                rows.append([f"**{model.label or name}**", part, *cells])
+    return _markdown(rows) if len(rows) > 2 else ""
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
