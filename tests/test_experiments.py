@@ -77,6 +77,33 @@ def test_table_shows_published_figures_then_ours(harness):
     ]
 
 
+def test_uncertainties_of_committees_have_a_table(harness):
+    experiment, tables = harness("experiment"), harness("result_table")
+    described = experiment.Experiment(
+        folder=Path("nowhere"),
+        title="t",
+        data_source="s",
+        files={},
+        models={
+            "alone": experiment.Model("c.yaml", {"hot": "h.xyz"}),
+            "four": experiment.Model("c.yaml", {"hot": "h.xyz"}),
+        },
+        columns=(),
+        published={},
+    )
+    one = {"epochs": 5, "minutes": 2.0, "slope_percent": None, "valid": {}}
+    spread = {"rms": 0.02, "ratio": 1.5, "rank_correlation": 0.6, "share_of_largest": 0.4}
+    found = {
+        "alone": {"0": {**one, "tests": {"hot": {}}}},
+        "four": {"0": {**one, "tests": {"hot": {"uncertainty": {"forces": spread}}}}},
+    }
+    assert (
+        tables.table(described, found).splitlines()[-1]
+        == "| **four** | hot | 20 | 1.5 | 0.6 | 40 |"
+    )
+    assert not tables.uncertainties(described, {"alone": found["alone"]})
+
+
 def test_slope_is_the_fall_over_the_last_tenth(harness):
     slope = harness("reproduce").slope
     assert slope([2.0] * 80 + [1.0] * 10 + [0.9] * 10) == 10.0
