@@ -244,7 +244,10 @@ def compare(described: Dynamics) -> None:
     for name, run in described.runs.items():
         found = dict(analyses(folder, name, run))
         if found:
-            shown[run.label] = list(found.values())
+            shown[run.label] = [
+                one.with_log(report.read(folder / f"{name}-{seed}" / "log.csv"))
+                for seed, one in found.items()
+            ]
             other = reference if run.against == REFERENCE else published[run.against]
             columns[name] = {
                 seed: one.numbers()

@@ -22,7 +22,7 @@ class Panel:
     """A panel of the figure: a column of an analysis's table against its first.
 
     Attributes:
-        table: ``rdf``, ``adf``, ``msd``.
+        table: ``rdf``, ``adf``, ``msd``; or ``log``, of the whole run against time in fs.
         column: its name there.
         title: above the panel.
         x, y: labels of the axes.

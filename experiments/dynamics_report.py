@@ -17,6 +17,10 @@ from md.analysis.blocks import standard_error
 
 BEGIN, END = "<!-- results: made by dynamics.py -->", "<!-- end of results -->"
 TABLES = ("rdf", "coordination", "adf", "msd")
+UNCERTAINTIES = {
+    "energy_std_meV_per_atom": "uncertainty meV/atom",
+    "max_forces_std_eV_per_A": "uncertainty eV/Å",
+}
 Table = Mapping[str, np.ndarray]
 Numbers = dict[str, tuple[float, float | None]]
 """Value and standard error (None: unknown) by name."""
@@ -46,6 +50,11 @@ class Found:
         if "rdf" in tables:
             tables["rdf"] = {in_order(name): one for name, one in tables["rdf"].items()}
         return cls(json.loads((folder / "summary.json").read_text()), tables)
+
+    def with_log(self, log: Table) -> Found:
+        """Also with the log of the whole run as a table against time."""
+        whole = {"time_fs": log["time_fs"]} | dict(log)
+        return dataclasses.replace(self, tables={**self.tables, "log": whole})
 
     def numbers(self) -> Numbers:
         """Shells, peaks, shares of coordination numbers, bonds, angles, and motion."""
@@ -183,10 +192,14 @@ def of_log(log: Table, start: str, atoms: Mapping[str, int]) -> Numbers:
     slope = np.polyfit(time_ps, log["conserved_eV"][inside], 1)[0]
     mass = sum(number * atomic_masses[atomic_numbers[symbol]] for symbol, number in atoms.items())
     density = 1000 * mass / kg * 1e24 / log["volume_A3"][inside]
-    bath = {}
+    more: Numbers = {}
     if "target_temperature_K" in log:
-        bath["bath K"] = (float(log["target_temperature_K"][inside].mean()), None)
-    return bath | {
+        more["bath K"] = (float(log["target_temperature_K"][inside].mean()), None)
+    for column, name in UNCERTAINTIES.items():
+        if column in log:
+            looked = log[column][inside]
+            more[name] = block_mean(looked[np.isfinite(looked)])
+    return more | {
         "temperature K": block_mean(log["temperature_K"][inside]),
         "pressure GPa": block_mean(log["pressure_GPa"][inside]),
         "density g/cm3": block_mean(density),

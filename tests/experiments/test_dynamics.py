@@ -232,6 +232,12 @@ def test_drift_and_means_are_those_behind_the_start(report):
     assert "bath K" not in found
     log["target_temperature_K"] = np.where(time < 5000, 3000.0, 610.0)
     assert report.of_log(log, "5ps", {"H": 2, "O": 1})["bath K"] == (610, None)
+    assert "uncertainty eV/Å" not in found
+    log["max_forces_std_eV_per_A"] = np.where(time % 200 == 0, time / 1e4, np.nan)  # every other
+    looked = report.of_log(log, "5ps", {"H": 2, "O": 1})["uncertainty eV/Å"]
+    assert looked[0] == pytest.approx(0.75) and looked[1] > 0
+    drawn = report.Found({}, {}).with_log(log).tables["log"]
+    assert next(iter(drawn)) == "time_fs" and set(drawn) == set(log)
     assert found["density g/cm3"][0] == pytest.approx(1.0, rel=1e-3)
     assert found["drift µeV/atom/ps"][0] == pytest.approx(1000.0)
 
