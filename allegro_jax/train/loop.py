@@ -218,6 +218,8 @@ def _identity(config: TrainingConfig, preparation: Preparation) -> dict[str, Any
     tune = content["fine_tune"]
     if tune is not None:  # its files may be moved: their checksums count
         tune = {key: value for key, value in tune.items() if key not in ("model", "replay")}
+    if isinstance(config.data.isolated_atoms, Path):  # a file, like those in lists
+        del data["isolated_atoms"]
     identity = {
         "data": {key: value for key, value in data.items() if not isinstance(value, list)},
         "files": sorted(preparation.provenance["files"].values()),
@@ -238,7 +240,9 @@ def _resume(run: Run, checkpoints: Checkpoints, identity: dict[str, Any]) -> Run
         changed = section
         if isinstance(value, dict) and isinstance(before, dict):
             keys = [key for key in value if before.get(key) != value[key]]
-            changed = f"{section}.{keys[0]}" if keys else section
+            if not keys:  # only that an earlier version kept more
+                continue
+            changed = f"{section}.{keys[0]}"
         raise ConfigError(
             f"output: {checkpoints.folder.parent} holds a run with another {changed}; choose "
             "another output, or set resume: false to overwrite it"

@@ -168,6 +168,25 @@ def test_another_run_is_not_overwritten(straight, folder):
         train(config, say=quiet)
 
 
+@pytest.mark.usefixtures("without_report")
+def test_files_may_be_named_otherwise(folder, tmp_path):
+    """By another path, as from another folder: their content counts."""
+    singles = [Atoms(symbol) for symbol in ("Cu", "Au")]
+    for atoms, energy in zip(singles, (-1.5, -2.5), strict=True):
+        atoms.info["energy"] = energy
+    said: list[str] = []
+    for name, stop in (("one.xyz", 1), ("other.xyz", 2)):
+        write(tmp_path / name, singles, format="extxyz")
+        data = {"isolated_atoms": str(tmp_path / name)}
+        config = configuration(folder, tmp_path / "run", {"epochs": 3}, data=data)
+        train(config, stop_after=stop, say=said.append)
+    assert any("Continuing" in line for line in said)
+    singles[0].info["energy"] = -1.0
+    write(tmp_path / "other.xyz", singles, format="extxyz")
+    with pytest.raises(ConfigError, match="holds a run with another files"):
+        train(config, say=quiet)
+
+
 def test_early_stop_and_other_choices(folder, tmp_path):
     training = {
         "epochs": 50,
