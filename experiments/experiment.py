@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ase.io.formats import string2index
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,15 +19,24 @@ class Origin:
     Attributes:
         source: a file in ``../shared/data``.
         frames: which of its frames, as Python slices them (``":100"``); ``None`` for all.
+        without: which of them not, likewise, counted in the whole file.
     """
 
     source: str
     frames: str | None = None
+    without: str | None = None
 
     @classmethod
     def of(cls, said: str | Mapping[str, str]) -> Origin:
         """From YAML: ``water/train.xyz``, or ``{source: water/train.xyz, frames: ":100"}``."""
         return cls(said) if isinstance(said, str) else cls(**said)
+
+    def chosen(self, number: int) -> list[int]:
+        """Which of so many frames."""
+        everything = range(number)
+        left_out = set(everything[string2index(self.without)]) if self.without else set()
+        kept = everything[string2index(self.frames)] if self.frames else everything
+        return [frame for frame in kept if frame not in left_out]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -103,10 +103,12 @@ def lay_out_data(folder: Path, files: Mapping[str, Origin], data_source: str) ->
                 f"ALLEGRO_JAX_SHARED, or put the frames there ({data_source})"
             )
         place.parent.mkdir(exist_ok=True)
-        if origin.frames is None:
+        if origin.frames is None and origin.without is None:
             place.symlink_to(source)
         else:
-            ase.io.write(place, ase.io.read(source, origin.frames), format="extxyz")
+            frames = ase.io.read(source, ":")
+            chosen = [frames[number] for number in origin.chosen(len(frames))]
+            ase.io.write(place, chosen, format="extxyz")
     prepare = folder / "prepare.py"
     if prepare.is_file():
         subprocess.run([sys.executable, prepare], check=True)

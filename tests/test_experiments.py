@@ -25,7 +25,7 @@ def harness(monkeypatch):
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_every_configuration_can_be_read(folder, harness, tmp_path):
     described = harness("experiment").load(folder)
-    for path in folder.glob("*.yaml"):
+    for path in (*folder.glob("*.yaml"), *folder.glob("*.xyz.gz")):
         shutil.copy(path, tmp_path)
     (tmp_path / "data").mkdir()
     made = re.findall(r"data/([\w.]+)", "".join(p.read_text() for p in folder.glob("*.yaml")))

@@ -126,10 +126,24 @@ def test_data_are_laid_out_and_prepared(monkeypatch, tmp_path):
     frames = ase.io.read(folder / "data" / "aimd.xyz", ":")
     assert [str(one.symbols) for one in frames] == ["LiCl"] * 3
     np.testing.assert_allclose([one.positions for one in frames], millis / 1000)
-    some = {"two.xyz": experiment.Origin.of({"source": "aimd.xyz", "frames": "1:"})}
+    some = {
+        "two.xyz": experiment.Origin.of({"source": "aimd.xyz", "frames": "1:"}),
+        "other.xyz": experiment.Origin.of({"source": "aimd.xyz", "without": "1:"}),
+    }
     ase.io.write(source / "aimd.xyz", frames)
     reproduce.lay_out_data(folder, some, "nowhere")
     assert len(ase.io.read(folder / "data" / "two.xyz", ":")) == 2
+    (other,) = ase.io.read(folder / "data" / "other.xyz", ":")
+    np.testing.assert_allclose(other.positions, millis[0] / 1000)
+
+
+def test_frames_are_chosen_as_python_slices_them(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    origin = importlib.import_module("experiment").Origin
+    assert origin("a").chosen(3) == [0, 1, 2]
+    assert origin("a", frames="::2").chosen(5) == [0, 2, 4]
+    assert origin("a", without="::2").chosen(5) == [1, 3]
+    assert origin("a", frames=":4", without="::3").chosen(9) == [1, 2]
 
 
 def test_options_become_words(driver):
