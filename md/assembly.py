@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import hashlib
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, partial
 from typing import Any
 
@@ -12,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
 
-from md import entry, neighbours, pair_search, replicas, structures, uncertainty
+from md import entry, neighbours, pair_search, replicas, structures, summation, uncertainty
 from md.bias import Bias
-from md.domains import allocation, balance, crystal, placement, sharding
+from md.domains import allocation, balance, crystal, gathering, placement, sharding
 from md.domains.grid import Grid
 from md.ensembles import Course, Parameters
 from md.entry import Entry
@@ -22,8 +24,9 @@ from md.faults import Fault
 from md.neighbours import NeighbourFunctions, NeighbourList
 from md.observable import Observable
 from md.observables import Sample
+from md.parts import Part
 from md.program import Carry, Program, System
-from md.replicated import Replicated, Structure, atoms_of, copies_of, unit_of
+from md.replicated import Replicated, Structure, atoms_of, copies_of, some_of, unit_of
 from md.species import species_indices
 from md.stages import Leg
 from md.state import State
@@ -346,14 +349,62 @@ class Assembly:
         atoms.set_array("forces_std", np.asarray(forces, float))
         return atoms
 
-    def final_atoms(self, leg: Leg, carry: Carry) -> list[Atoms]:
-        """The structures as they are now."""
+    def structures(self, leg: Leg, carry: Carry) -> list[Callable[[], Iterable[Part]]]:
+        """What gives the structure of each replica as it is in this state, in parts.
+
+        On domains these are made when they are asked for, by all processes; else it is one part.
+        """
+        if self.grid is not None:
+            return [partial(self.parts, leg, carry)]
         sample = _sample(self.program(leg), self.course(leg), carry.state)
-        frame = Grid.fetched(structures.frame_of(carry.state, sample, carry.neighbours))
-        return [
+        frame = jax.device_get(structures.frame_of(carry.state, sample))
+        whole = [
             self.atoms_from(jax.tree.map(lambda x, at=at: x[at], frame), leg, replica)
             for replica, at in enumerate(self.of_replicas())
         ]
+        return [lambda atoms=atoms: [Part(atoms, 0, len(atoms))] for atoms in whole]
+
+    def parts(
+        self, leg: Leg, carry: Carry, chosen: tuple[int, ...] | None = None
+    ) -> Iterator[Part]:
+        """The structure on domains as it is now, a part at a time; all processes must ask.
+
+        Args:
+            chosen: ids of atoms, in the order in which they are wanted; None: all.
+        """
+        assert self.grid is not None
+        with jax.enable_x64(self.precision == "float64"):
+            yield from self._parts(self.grid, leg, carry, chosen)
+
+    def _parts(
+        self, grid: Grid, leg: Leg, carry: Carry, chosen: tuple[int, ...] | None
+    ) -> Iterator[Part]:
+        state, geometry = carry.state, Grid.fetched(carry.neighbours.geometry)
+        sample = Grid.fetched(_sample(self.program(leg), self.course(leg), state))
+        cell = np.asarray(Grid.fetched(state.cell), float)
+        (template,) = self.templates
+        total = len(template) if chosen is None else len(chosen)
+        names = [name for name in structures.BY_ATOM if name != "ids"]
+        fields = {name: getattr(state, name) for name in names}
+        for first, found in gathering.parts(fields, state.ids, grid, total, chosen):
+            which = first + np.arange(len(found[gathering.DOMAIN]))
+            if chosen is not None:
+                which = np.asarray(chosen)[which]
+            domain, images = found.pop(gathering.DOMAIN), found["images"]
+            found["positions"] = placement.continuous(
+                found["positions"], images, domain, cell, geometry
+            )
+            found["images"] = np.zeros_like(images)
+            atoms = structures.atoms_from_frame(
+                structures.Frame(**found, ids=which, cell=cell, sample=sample),
+                some_of(template, which),
+                time_fs=leg.time_fs(int(sample.step)),
+                reference_energy=self.reference_energy,
+            )
+            yield Part(atoms, first, total, summation.to_float(sample.kinetic))
+            if total > _COPIED_ATOMS:
+                del atoms, found
+                gc.collect()  # ASE's calculators refer to themselves
 
 
 @jax.jit

@@ -187,16 +187,15 @@ class Driver:
                 )
                 for line in plan.logged
             ]
-            if frames is None:  # on domains there is no room for any but the state itself
-                kept = self.assembly.final_atoms(leg, done.carry) if plan.framed else []
-            else:
-                kept = [
-                    self.assembly.atoms_from(
-                        jax.tree.map(lambda x, i=(f, *at): x[i], frames), leg, replica
-                    )
-                    for f in plan.framed
-                ]
+            kept = [
+                self.assembly.atoms_from(
+                    jax.tree.map(lambda x, i=(f, *at): x[i], frames), leg, replica
+                )
+                for f in (plan.framed if frames is not None else ())
+            ]
             files.write(lines, kept, replica)
+        if frames is None and plan.framed:  # on domains there is none but the state itself
+            files.write_parts(self.assembly.parts(leg, done.carry, files.wanted))
 
     def flag(self, leg: Leg, report: Report, files: Output) -> Passed | None:
         """Append a chunk's uncertain frames; tells of the first of them."""
@@ -255,8 +254,9 @@ class Driver:
         leg = self.assembly.legs[stage]
         template = self.assembly.enter(leg, leg, self.assembly.fresh(template=True))
         if self.assembly.grid is not None:
-            rows = files.rows(restart.ROWS)
-            tree = files.restore(restart.packed(template).tree, None, ("",))
+            packed = restart.packed(template)
+            rows = files.rows(packed.axes)
+            tree = files.restore(packed.tree, None, ("",))
             grid = self.assembly.grid
             carry = restart.unpacked(tree, rows, facts["domains"], template, grid)
         else:  # hills of metadynamics grow on the way
@@ -313,10 +313,9 @@ class Driver:
         fault = raised or faults
         replica = int(alarm.replica)
         if good is not None and steps_done(good) >= 0:
-            for r, atoms in enumerate(self.assembly.final_atoms(leg, good)):
-                files.write_structure(
-                    LAST_GOOD, atoms, None if self.assembly.replicas is None else r
-                )
+            for r, parts in enumerate(self.assembly.structures(leg, good)):
+                place = None if self.assembly.replicas is None else r
+                files.write_structure(LAST_GOOD, parts(), place)
         limits = self.assembly.system.limits
         what = {
             Fault.NOT_FINITE: "a position, force or energy is not finite",

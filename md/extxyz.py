@@ -11,6 +11,7 @@ import numpy as np
 from ase import Atoms
 
 from md.durable import GrowingText
+from md.parts import Part
 from md.trajectory import TrajectorySettings
 
 SUFFIX = ".extxyz"
@@ -36,6 +37,11 @@ class ExtendedXYZ:
         select, decimals = self._settings.select, int(self._settings.digits)
         self._text.write("".join(formatted(select(atoms), decimals) for atoms in frames))
 
+    def write_part(self, part: Part) -> None:
+        atoms = self._settings.reduced(part.atoms)
+        decimals = int(self._settings.digits)
+        self._text.write(formatted(atoms, decimals, part.first, part.total))
+
     def commit(self) -> dict[str, int]:
         return {"bytes": self._text.commit()}
 
@@ -46,8 +52,13 @@ class ExtendedXYZ:
         self._text.close()
 
 
-def formatted(atoms: Atoms, decimals: int = 8) -> str:
-    """One frame as text.
+def formatted(atoms: Atoms, decimals: int = 8, first: int = 0, total: int | None = None) -> str:
+    """One frame as text, or, of one in parts, a part.
+
+    Args:
+        decimals: of what belongs to atoms.
+        first: the place of the first atom; only the first part says what is true of the whole.
+        total: how many atoms the frame has, if it is in parts.
 
     Columns: element, position (Å); masses (amu) and momenta (√(amu·eV), as ASE has them) where the
     atoms carry them; forces (eV/Å) where the calculator has them, and how far the members of a
@@ -63,6 +74,13 @@ def formatted(atoms: Atoms, decimals: int = 8) -> str:
     if atoms.has("forces_std"):
         columns["forces_std"] = atoms.arrays["forces_std"]
     table = np.column_stack(list(columns.values()))
+    row = "%-2s" + f" %{decimals + 8}.{decimals}f" * table.shape[1] + "\n"
+    symbols = atoms.get_chemical_symbols()
+    rows = "".join(
+        [row % (s, *numbers) for s, numbers in zip(symbols, table.tolist(), strict=True)]
+    )
+    if first:
+        return rows
     widths = {name: 1 if values.ndim == 1 else 3 for name, values in columns.items()}
     properties = "species:S:1" + "".join(f":{name}:R:{width}" for name, width in widths.items())
 
@@ -77,11 +95,8 @@ def formatted(atoms: Atoms, decimals: int = 8) -> str:
         facts["stress"] = _quoted(atoms.get_stress(voigt=False))
     facts["pbc"] = '"' + " ".join("T" if p else "F" for p in atoms.pbc) + '"'
 
-    row = "%-2s" + f" %{decimals + 8}.{decimals}f" * table.shape[1] + "\n"
-    symbols = atoms.get_chemical_symbols()
-    lines = [row % (s, *numbers) for s, numbers in zip(symbols, table.tolist(), strict=True)]
     comment = " ".join(f"{key}={value}" for key, value in facts.items())
-    return f"{len(atoms)}\n{comment}\n" + "".join(lines)
+    return f"{len(atoms) if total is None else total}\n{comment}\n{rows}"
 
 
 def _quoted(values: np.ndarray) -> str:

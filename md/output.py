@@ -19,7 +19,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,6 +33,7 @@ from md import checkpoint, row_files
 from md.background import Background
 from md.durable import replacing
 from md.extxyz import formatted
+from md.parts import Part, joined
 from md.processes import Team
 from md.row_files import Rows
 from md.run_files import CHECKPOINT, LOG, ROWS, Line, RunFiles, read_log, set_aside
@@ -133,8 +135,35 @@ class Output:
             files = self._opened[replica]
             self._submit(lambda: files.write(lines, frames))
         elif self._settings is not None:
-            everything = dataclasses.replace(self._settings, velocities=True, forces=True)
+            everything = self._everything(self._settings)
             self._frames[replica].extend(everything.select(atoms) for atoms in frames)
+
+    @staticmethod
+    def _everything(settings: TrajectorySettings) -> TrajectorySettings:
+        return dataclasses.replace(settings, velocities=True, forces=True)
+
+    def write_parts(self, parts: Iterable[Part]) -> None:
+        """Append a frame that comes in parts, of the atoms of :attr:`wanted` alone.
+
+        All processes must call, for they all take part in its making.
+        """
+        if not self._writes:
+            for _ in parts:
+                pass
+        elif self.folder is None:
+            whole = joined(parts)
+            if self._settings is not None:
+                self._frames[0].append(self._everything(self._settings).reduced(whole))
+        else:
+            (files,) = self._opened
+            for part in parts:
+                self._submit(partial(files.write_part, part))
+
+    @property
+    def wanted(self) -> tuple[int, ...] | None:
+        """The atoms that a trajectory keeps, in its order; None: all."""
+        chosen = None if self._settings is None else self._settings.atoms
+        return None if chosen is None else tuple(chosen)
 
     def flag(self, frames: Sequence[Atoms], replica: int = 0) -> None:
         """Append frames to those that are uncertain."""
@@ -223,8 +252,11 @@ class Output:
             self._lines[replica] = list(read_log(folder / LOG, self.columns))
         return tree
 
-    def rows(self, names: Sequence[str]) -> dict[str, Rows]:
+    def rows(self, axes: Mapping[str, int]) -> dict[str, Rows]:
         """The arrays of many devices of the checkpoint that is in the folder.
+
+        Args:
+            axes: names, and along which axis each is cut.
 
         Raises:
             ValueError: if one is absent or incomplete.
@@ -235,14 +267,21 @@ class Output:
             raise ValueError(
                 f"{self.folder / CHECKPOINT} was written without domains: restart without them"
             )
-        return {each: Rows(self.folder / name, each) for each in names}
+        return {each: Rows(self.folder / name, each, axis) for each, axis in axes.items()}
 
-    def write_structure(self, name: str, atoms: Atoms, replica: int | None = None) -> None:
-        """Write one structure, with all that it carries, as extended XYZ; at once."""
+    def write_structure(self, name: str, parts: Iterable[Part], replica: int | None = None) -> None:
+        """Write one structure, with all that it carries, as extended XYZ; at once.
+
+        All processes must call, for they all take part in its making.
+        """
         path = self.path(name, replica)
-        if path is not None:
-            with replacing(path) as partial:
-                partial.write_text(formatted(atoms), encoding="utf-8")
+        if path is None:
+            for _ in parts:
+                pass
+            return
+        with replacing(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+            for part in parts:
+                file.write(formatted(part.atoms, first=part.first, total=part.total))
 
     def write_table(
         self, name: str, columns: Mapping[str, np.ndarray], replica: int | None = None

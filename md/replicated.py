@@ -67,6 +67,16 @@ def atoms_of(structure: Structure) -> Atoms:
     return structure.atoms() if isinstance(structure, Replicated) else structure
 
 
+def some_of(structure: Structure, which: np.ndarray) -> Atoms:
+    """Atoms of a structure: elements, masses, cell; not where they are."""
+    unit = unit_of(structure)
+    own = unit[which % len(unit)]
+    found = Atoms(own.numbers, cell=structure.cell, pbc=structure.pbc)
+    if unit.has("initial_masses") or unit.has("masses"):
+        found.set_masses(own.get_masses())
+    return found
+
+
 def is_simple(structure: Structure) -> bool:
     """Whether it repeats only along directions that do, and holds no atom fast."""
     if not isinstance(structure, Replicated):

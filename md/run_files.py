@@ -11,6 +11,7 @@ from ase import Atoms
 
 from md.durable import GrowingText
 from md.extxyz import formatted
+from md.parts import Part
 from md.trajectory import Trajectory, TrajectorySettings, open_trajectory
 
 LOG = "log.csv"
@@ -66,6 +67,10 @@ class RunFiles:
         self._log.write("".join(row + "\n" for row in rows))
         if self._trajectory is not None:
             self._trajectory.write(frames)
+
+    def write_part(self, part: Part) -> None:
+        if self._trajectory is not None:
+            self._trajectory.write_part(part)
 
     def flag(self, frames: Sequence[Atoms]) -> None:
         assert self._uncertain is not None

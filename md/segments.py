@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from ase import Atoms
 
 from md.durable import PARTIAL, replacing, settle, sync_folder
+from md.parts import Part, joined
 from md.trajectory import NAME, TrajectorySettings
 
 _JOINED = NAME + ".joined"  # segments that are no longer needed
@@ -26,7 +27,8 @@ class SegmentFormat(NamedTuple):
 
     Attributes:
         suffix: of its files.
-        open: ``(path, settings)``, gives a writer with ``write(frames)`` and ``close()``.
+        open: ``(path, settings)``, gives a writer with ``write(frames)``, ``write_part(part)`` and
+            ``close()``.
         count: ``(path)``, frames in a file.
         concatenate: ``(paths, target, frames)``, writes the first ``frames`` (None: all) of
             several files into one, which may be one of them.
@@ -81,6 +83,12 @@ class SegmentedTrajectory:
             self._writer = self._format.open(self._partial, self._settings)
         self._writer.write(frames)
         self._frames += len(frames)
+
+    def write_part(self, part: Part) -> None:
+        if self._writer is None:
+            self._writer = self._format.open(self._partial, self._settings)
+        self._writer.write_part(part)
+        self._frames += part.ends
 
     def commit(self) -> dict[str, int]:
         """Close the segment, if it holds frames."""
@@ -163,10 +171,17 @@ class _ASEWriter:
 
         self._writer = TrajectoryWriter(path, "w")
         self._settings = settings
+        self._parts: list[Part] = []
 
     def write(self, frames: Sequence[Atoms]) -> None:
         for atoms in frames:
             self._writer.write(self._settings.select(atoms))
+
+    def write_part(self, part: Part) -> None:
+        self._parts.append(part)  # this format takes whole frames only
+        if part.ends:
+            self._writer.write(self._settings.reduced(joined(self._parts)))
+            self._parts.clear()
 
     def close(self) -> None:
         self._writer.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterable
+from functools import cached_property
 
 import numpy as np
 from ase import Atoms
@@ -16,6 +18,7 @@ from md.domains.lists import DomainList
 from md.domains.loads import Loads
 from md.neighbours import NeighbourList
 from md.output import Output
+from md.parts import Part, joined
 from md.program import Carry
 from md.run_files import FIGURE, FINAL
 from md.state import State
@@ -29,7 +32,7 @@ class Simulation:
     """What a run leaves behind.
 
     Attributes:
-        atoms: the final structure on its continuous path, with momenta, energy, forces and stress.
+        step, time_fs: how far it came.
         log: columns of log.csv as arrays; volume and pressure are NaN unless all directions repeat.
         frames: the trajectory, where the run had no output folder; otherwise it is in the folder.
         tables: results of observables and of the bias, by name.
@@ -43,11 +46,13 @@ class Simulation:
             folder; otherwise they are in the folder.
         flagged: how many of those there are, since the run began.
         loads: how many atoms and ghosts each domain has at the end; None without domains.
+        parts: gives the final structure a part at a time; on domains all processes must call it.
         acceptance: [R − 1] share of exchanges between neighbouring temperatures that took place;
             None without exchange.
     """
 
-    atoms: Atoms
+    step: int
+    time_fs: float
     log: Table
     frames: list[Atoms]
     tables: dict[str, Table]
@@ -61,6 +66,15 @@ class Simulation:
     uncertain: list[Atoms] = dataclasses.field(default_factory=list)
     flagged: int = 0
     loads: Loads | None = None
+    parts: Callable[[], Iterable[Part]] = dataclasses.field(kw_only=True, repr=False)
+
+    @cached_property
+    def atoms(self) -> Atoms:
+        """The final structure on its continuous path, with momenta, energy, forces and stress.
+
+        On domains it is made when it is first asked for, by all processes, of ``state``.
+        """
+        return joined(self.parts())
 
     @property
     def imbalance(self) -> float | None:
@@ -80,7 +94,7 @@ def finished(assembly: Assembly, files: Output, carry: Carry, growths: int) -> S
     if assembly.grid is not None:
         loads = domain_loads.measured(carry.state, carry.neighbours, assembly.grid)
     simulations = []
-    for number, final in enumerate(assembly.final_atoms(leg, carry)):
+    for number, parts in enumerate(assembly.structures(leg, carry)):
         place = number if several else None
         own = replicas_of.unstack(carry, number) if several else carry
         tables = {
@@ -89,15 +103,16 @@ def finished(assembly: Assembly, files: Output, carry: Carry, growths: int) -> S
         }
         if assembly.system.bias is not None:
             tables |= assembly.system.bias.results(own.state.bias)
-        files.write_structure(FINAL, final, place)
+        files.write_structure(FINAL, parts(), place)
         for name, table in tables.items():
             files.write_table(name, table, place)
         log, path = files.log(number), files.path(FIGURE, place)
         if path is not None and len(log["step"]) > 1:
-            figures.draw(log, path, atoms=len(final), tables=tables)
+            figures.draw(log, path, atoms=len(assembly.templates[number]), tables=tables)
         simulations.append(
             Simulation(
-                final,
+                steps_done(carry),
+                leg.time_fs(steps_done(carry)),
                 log,
                 files.frames(number),
                 tables,
@@ -109,6 +124,7 @@ def finished(assembly: Assembly, files: Output, carry: Carry, growths: int) -> S
                 uncertain=files.uncertain(number),
                 flagged=0 if own.watch is None else int(own.watch.frames),
                 loads=loads,
+                parts=parts,
             )
         )
     if not several:

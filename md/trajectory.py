@@ -25,6 +25,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from md.names import TRAJECTORY_FORMATS
+from md.parts import Part
 
 NAME = "trajectory"
 _MOST_DECIMALS = 17
@@ -100,15 +101,26 @@ class TrajectorySettings:
 
     def select(self, atoms: Atoms) -> Atoms:
         """What is to be kept of a frame of all atoms."""
+        if self.atoms is None:
+            return self.reduced(atoms)
+        which = list(self.atoms)
+        kept = atoms[which]
+        kept.info = dict(atoms.info)
+        if atoms.calc is not None and "forces" in atoms.calc.results:
+            kept.calc = SinglePointCalculator(kept, forces=atoms.calc.results["forces"][which])
+        return self.reduced(kept)
+
+    def reduced(self, atoms: Atoms) -> Atoms:
+        """What is to be kept of a frame that has no other atoms than those to keep."""
         results = {} if atoms.calc is None else dict(atoms.calc.results)
         if not self.forces:
             results.pop("forces", None)
-        kept = atoms.copy() if self.atoms is None else atoms[list(self.atoms)]
+        if self.atoms is not None:
+            results = {name: results[name] for name in ("forces",) if name in results}
+        kept = atoms.copy()
         kept.info = dict(atoms.info)
         if not self.velocities:
             kept.arrays.pop("momenta", None)
-        if self.atoms is not None:
-            results = {k: v[list(self.atoms)] for k, v in results.items() if k == "forces"}
         kept.calc = SinglePointCalculator(kept, **results) if results else None
         return kept
 
@@ -120,6 +132,10 @@ class Trajectory(Protocol):
     def write(self, frames: Sequence[Atoms]) -> None:
         """Append frames of all atoms: on the continuous path, with momenta, ``step`` and
         ``time_fs`` in ``info``, and a calculator that holds energy and forces."""
+        ...
+
+    def write_part(self, part: Part) -> None:
+        """Append the next part of a frame, of those atoms alone that are kept."""
         ...
 
     def commit(self) -> dict[str, int]:

@@ -314,10 +314,10 @@ def _uncertainty(options: argparse.Namespace, said: Any) -> Any:
 
 
 def _summary(simulation: Any, output: Any) -> str:
-    log, done = simulation.log, simulation.atoms.info
+    log = simulation.log
     drift = 1000 * (log["conserved_eV"][-1] - log["conserved_eV"][0])
     words = (
-        f"{done['step']} steps, {done['time_fs'] / 1000:g} ps; mean temperature "
+        f"{simulation.step} steps, {simulation.time_fs / 1000:g} ps; mean temperature "
         f"{log['temperature_K'].mean():.1f} K, drift of the conserved energy {drift:.3f} meV; "
         f"in {output}"
     )

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from md import cells, totals
+from md.bins import sorted_rows
 from md.domains import allocation, halo, loads, migration, sharding
 from md.domains.geometry import Geometry
 from md.domains.grid import Counts, Grid
@@ -262,7 +263,8 @@ def _settled(state: State, geometry: Geometry, moves: ByAxis, grid: Grid, room: 
         moved = migration.migrated(state, geometry, room)
         # site energies, which have no place of their own in messages, go in that of masses
         energies = migration.migrated(state.replace(masses=state.site_energies), geometry, room)
-        order = jnp.lexsort((moved.state.ids, ~real_atoms(moved.state.species)))
+        padding = ~real_atoms(moved.state.species)
+        order = sorted_rows(padding.astype(jnp.int32), moved.state.ids)
         settled = migration.reordered(moved.state, order)
         return Migrated(
             settled.replace(site_energies=energies.state.masses[order]),

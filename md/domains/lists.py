@@ -11,7 +11,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from md import cells, evaluation, totals
-from md.bins import Reach
+from md.bins import Reach, sorted_rows
 from md.domains import halo, migration, search
 from md.domains.geometry import Geometry
 from md.domains.grid import Counts
@@ -118,7 +118,8 @@ def arranged(listed: DomainList, state: State) -> Migrated:
         listed.capacities.bins,
     )
     # with the ids as second key the order does not depend on where atoms came from
-    return moved._replace(state=migration.reordered(state, jnp.lexsort((state.ids, number))))
+    order = sorted_rows(number, state.ids)
+    return moved._replace(state=migration.reordered(state, order))
 
 
 def filled(listed: DomainList, moved: Migrated) -> DomainList:

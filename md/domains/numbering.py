@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, Shaped
 
 from md.domains.grid import AXES, Grid
+from md.row_files import Rows
 
 
 def block_of(number: int, devices: int) -> int:
@@ -85,15 +86,19 @@ def zeros(shape: jax.ShapeDtypeStruct, grid: Grid) -> jax.Array:
     return jax.make_array_from_callback(whole, grid.by_number, lambda _: part)
 
 
-def spread(values: Shaped[np.ndarray, "lags number ..."], grid: Grid) -> jax.Array:
-    """Values by lag and number, with numbers over the devices of a grid."""
-    lags, number = values.shape[:2]
+def spread(values: Rows, number: int, grid: Grid) -> jax.Array:
+    """Values by lag and number, with numbers over the devices of a grid.
+
+    Args:
+        values: [lags, numbers, ...] as some grid had them.
+        number: how many of the numbers count; the rest was padding.
+    """
     block = block_of(number, grid.domains)
-    shape = (lags, block * grid.domains, *values.shape[2:])
+    shape = (values.shape[0], block * grid.domains, *values.shape[2:])
 
     def part(index: tuple[slice, ...]) -> np.ndarray:
         first, last, _ = index[1].indices(shape[1])
-        own = values[:, first:last]
+        own = values[:, min(first, number) : min(last, number)]
         short = (last - first) - own.shape[1]
         return np.pad(own, ((0, 0), (0, short), *((0, 0),) * (own.ndim - 2)))
 

@@ -120,11 +120,23 @@ def in_order(
     found = {name: np.asarray(values)[order] for name, values in fields.items()}
     if "positions" in found:
         rows = len(ids) // int(np.prod(geometry.counts))
-        corners = _corners(geometry) @ frame(cell, geometry.pbc)
-        path = found["positions"].astype(float) + corners[order // rows]
-        found["positions"] = path + found["images"] @ cell
+        found["positions"] = continuous(
+            found["positions"], found["images"], order // rows, cell, geometry
+        )
         found["images"] = np.zeros_like(found["images"])
     return found
+
+
+def continuous(
+    positions: np.ndarray,
+    images: np.ndarray,
+    domain: np.ndarray,
+    cell: np.ndarray,
+    geometry: Geometry,
+) -> np.ndarray:
+    """Positions on the continuous path of each atom, float64, from those within its domain."""
+    corners = _corners(geometry) @ frame(cell, geometry.pbc)
+    return positions.astype(float) + corners[domain] + images @ cell
 
 
 def frame(cell: np.ndarray, pbc: Periodicity) -> np.ndarray:

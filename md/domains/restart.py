@@ -9,6 +9,7 @@ built; on another its atoms are placed anew. What observables have accumulated k
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -27,7 +28,6 @@ from md.row_files import Rows
 from md.state import State
 
 _REFERENCE = "reference_positions"
-ROWS = (*sharding.STATE_ROWS, _REFERENCE)
 
 
 class Packed(NamedTuple):
@@ -35,11 +35,13 @@ class Packed(NamedTuple):
 
     Attributes:
         rows: what belongs to atoms, on its devices.
+        axes: along which axis the atoms of each of these are.
         tree: the rest, on the host.
         about: what else is to be known of them (JSON).
     """
 
     rows: dict[str, jax.Array]
+    axes: dict[str, int]
     tree: dict[str, Any]
     about: dict[str, Any]
 
@@ -47,34 +49,52 @@ class Packed(NamedTuple):
 def packed(carry: Carry) -> Packed:
     state, listed = carry.state, carry.neighbours
     rows = {name: getattr(state, name) for name in sharding.STATE_ROWS}
+    accumulators, rings = _without_rings(carry.accumulators)
     tree = {
         "state": state.replace(**dict.fromkeys(rows), key=jax.random.key_data(state.key)),
         "reference_cell": listed.reference_cell,
         "geometry": listed.geometry,
-        "accumulators": carry.accumulators,
+        "accumulators": accumulators,
         "watch": carry.watch,
     }
     about = {
         "counts": list(listed.geometry.counts),
         "capacities": dataclasses.asdict(listed.capacities),
     }
-    tree = Grid.fetched(tree)
-    tree["accumulators"] = _by_number(tree["accumulators"])
-    return Packed(rows | {_REFERENCE: listed.reference_positions}, tree, about)
+    rows |= {_REFERENCE: listed.reference_positions}
+    axes = dict.fromkeys(rows, 0) | dict.fromkeys(rings, 1)
+    return Packed(rows | rings, axes, Grid.fetched(tree), about)
 
 
-def _by_number(accumulators: Any, grid: Grid | None = None) -> Any:
-    """What belongs to atoms by their numbers alone: from arrays of the host, or to a grid."""
+def _without_rings(accumulators: Any) -> tuple[Any, dict[str, jax.Array]]:
+    """What observables have, with nothing in place of what they keep of each atom; and that."""
+    rings: dict[str, jax.Array] = {}
+
+    def aside(values: jax.Array) -> np.ndarray:
+        rings[_ring(len(rings))] = values
+        return np.zeros(0, np.int8)
+
+    def of_node(node: Any) -> Any:
+        return node.mapped(aside, lambda same: same) if isinstance(node, LagSums) else node
+
+    return jax.tree.map(of_node, accumulators, is_leaf=sharding.is_lag_sums), rings
+
+
+def _with_rings(accumulators: Any, rows: Mapping[str, Rows], grid: Grid) -> Any:
+    """What :func:`_without_rings` took apart, on a grid."""
+    rings = (rows[_ring(number)] for number in itertools.count())
 
     def of_node(node: Any) -> Any:
         if not isinstance(node, LagSums):
-            return node if grid is None else grid.everywhere(node)
-        number = sum(node.atoms)
-        if grid is None:
-            return node.mapped(lambda values: values[:, :number], lambda same: same)
-        return node.mapped(lambda values: numbering.spread(values, grid), grid.everywhere)
+            return grid.everywhere(node)
+        atoms = sum(node.atoms)
+        return node.mapped(lambda _: numbering.spread(next(rings), atoms, grid), grid.everywhere)
 
     return jax.tree.map(of_node, accumulators, is_leaf=sharding.is_lag_sums)
+
+
+def _ring(number: int) -> str:
+    return f"ring-{number}"
 
 
 def unpacked(
@@ -94,7 +114,7 @@ def unpacked(
     a, b, c = about["counts"]
     stored: Geometry = tree["geometry"].replace(counts=(a, b, c))
     like = like._replace(
-        accumulators=_by_number(tree["accumulators"], grid),
+        accumulators=_with_rings(tree["accumulators"], rows, grid),
         watch=grid.everywhere(tree["watch"]),
     )
     if grid.counts == stored.counts:

@@ -135,7 +135,7 @@ def search(
     rows, (own, slots) = species.shape[0], room.shape
     along, number = bin_of(positions, species, cell, geometry, reach.range, sizes)
     along = along[:own]
-    order = jnp.argsort(number, stable=True).astype(jnp.int32)
+    order = bins.sorted_rows(number)
     first = jnp.searchsorted(number[order], jnp.arange(sizes.number + 1)).astype(jnp.int32)
     (sx, sy, sz), (nx, ny, nz) = sizes.stencil, sizes.counts
     offsets = np.asarray(list(product(range(-sx, sx + 1), range(-sy, sy + 1))), np.int32)

@@ -29,6 +29,17 @@ def test_any_rows_of_several_files(tmp_path):
         np.testing.assert_array_equal(rows[part, slice(None)], values[part])
 
 
+def test_an_array_that_is_cut_along_its_second_axis(tmp_path):
+    values = np.random.default_rng(1).normal(size=(2, 11, 3))
+    for start, stop in ((0, 4), (4, 11)):
+        np.save(tmp_path / f"values.{start:012d}.npy", values[:, start:stop])
+    rows = Rows(tmp_path, "values", axis=1)
+    assert rows.shape == (2, 11, 3)
+    for part in (slice(None), slice(2, 10), slice(4, 4 + 3)):
+        np.testing.assert_array_equal(rows[part], values[:, part])
+        np.testing.assert_array_equal(rows[slice(None), part, slice(None)], values[:, part])
+
+
 def test_what_devices_have_is_what_is_read(tmp_path):
     values = jnp.arange(6, dtype=jnp.int8)
     row_files.write(tmp_path, {"species": values, "other": values + 1})

@@ -11,6 +11,8 @@ import pytest
 from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from md import h5md
+from md.parts import Part
 from md.trajectory import TrajectorySettings, join, open_trajectory
 
 ATOMS = 5
@@ -150,6 +152,58 @@ def test_mdanalysis_reads_h5md(tmp_path, chosen):
             assert theirs.data["potential_energy"] == ours.get_potential_energy()
             assert theirs.data["step"] == ours.info["step"]
         universe.trajectory.close()
+
+
+@pytest.mark.parametrize("chosen", [None, (4, 0, 1)])
+@pytest.mark.parametrize("form", ["extxyz", "h5md", "traj"])
+def test_a_frame_in_parts_is_the_same_frame(tmp_path, form, chosen):
+    settings = TrajectorySettings(form, atoms=chosen, velocities=True, forces=True)
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    whole.mkdir()
+    parted.mkdir()
+    frames = written(whole, settings)
+    trajectory = open_trajectory(parted, settings)
+    kept = range(ATOMS) if chosen is None else chosen
+    for atoms in frames:
+        for first in range(0, len(kept), 2):
+            some = list(kept[first : first + 2])
+            piece = atoms[some]
+            piece.info = atoms.info
+            forces = atoms.get_forces()[some]
+            piece.calc = SinglePointCalculator(piece, **{**atoms.calc.results, "forces": forces})
+            part = Part(piece, first, len(kept), atoms.get_kinetic_energy())
+            assert (part.begins, part.ends) == (first == 0, first + 2 >= len(kept))
+            trajectory.write_part(part)
+    trajectory.finish()
+    trajectory.close()
+    one, other = (folder / f"trajectory.{form}" for folder in (whole, parted))
+    if form == "extxyz":
+        assert one.read_text() == other.read_text()
+    elif form == "h5md":
+        with h5py.File(one) as ours, h5py.File(other) as theirs:
+
+            def compare(name, item):
+                if isinstance(item, h5py.Dataset):
+                    np.testing.assert_array_equal(item[()], theirs[name][()], err_msg=name)
+
+            ours.visititems(compare)
+            assert h5py.check_enum_dtype(theirs["particles/trajectory/species"].dtype)["Li"] == 3
+    else:
+        for ours, theirs in zip(ase.io.read(one, ":"), ase.io.read(other, ":"), strict=True):
+            assert ours == theirs and ours.info == theirs.info
+            np.testing.assert_array_equal(ours.get_forces(), theirs.get_forces())
+            assert ours.calc.results.keys() == theirs.calc.results.keys()
+
+
+def test_parts_of_more_atoms_than_a_chunk_holds(tmp_path, monkeypatch):
+    """In HDF5; also where segments are joined."""
+    monkeypatch.setattr(h5md, "_CHUNK_ATOMS", 2)
+    settings = TrajectorySettings("h5md", velocities=True)
+    frames = written(tmp_path, settings)
+    with h5py.File(tmp_path / "trajectory.h5md") as file:
+        position = file["particles/trajectory/position/value"]
+        assert position.chunks[1:] == (2, 3)
+        np.testing.assert_allclose(position, [a.positions for a in frames], rtol=1e-6)
 
 
 def steps_in(folder, form) -> list[int]:
