@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, partial
 from typing import Any
 
@@ -14,24 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
 
-from md import entry, neighbours, pair_search, replicas, structures, summation, uncertainty
+from md import entry, neighbours, pair_search, replicas, structures, uncertainty
 from md.bias import Bias
-from md.domains import allocation, balance, crystal, gathering, placement, sharding
+from md.domains import allocation, balance, crystal, placement, sharding
 from md.domains.grid import Grid
 from md.ensembles import Course, Parameters
 from md.entry import Entry
 from md.faults import Fault
 from md.neighbours import NeighbourFunctions, NeighbourList
 from md.observable import Observable
-from md.observables import Sample
-from md.parts import Part
 from md.program import Carry, Program, System
-from md.replicated import Replicated, Structure, atoms_of, copies_of, some_of, unit_of
+from md.replicated import Replicated, Structure, copies_of, unit_of
 from md.species import species_indices
 from md.stages import Leg
 from md.state import State
-from md.step import observed
-from md.uncertainty import UncertainFrame, Uncertainty
+from md.uncertainty import Uncertainty
 
 _COPIED_ATOMS = 10**6  # of systems no larger than this a copy is of no weight
 
@@ -320,92 +315,6 @@ class Assembly:
         state, listed = balance.balanced(carry.state, carry.neighbours, self.grid)
         return carry._replace(state=state, neighbours=listed)
 
-    # -- structures -------------------------------------------------------------------------------
-
-    def atoms_from(self, frame: Any, leg: Leg, replica: int) -> Atoms:
-        """A frame (numpy) of one replica."""
-        if frame.geometry is not None:
-            fields = {name: getattr(frame, name) for name in structures.BY_ATOM}
-            cell = np.asarray(frame.cell, float)
-            frame = frame._replace(**placement.in_order(fields, cell, frame.geometry))
-        return structures.atoms_from_frame(
-            frame,
-            atoms_of(self.templates[replica]),
-            time_fs=leg.time_fs(int(frame.sample.step)),
-            reference_energy=self.reference_energy,
-        )
-
-    def uncertain_atoms(self, found: UncertainFrame, leg: Leg, replica: int) -> Atoms:
-        """The same for a frame of an uncertain state, with the spread of its committee."""
-        atoms = self.atoms_from(found.frame, leg, replica)
-        atom, forces, frame = int(found.atom), found.spread.forces, found.frame
-        if frame.geometry is not None:
-            fields = {"ids": frame.ids, "forces": forces}
-            ordered = placement.in_order(fields, np.asarray(frame.cell, float), frame.geometry)
-            forces = ordered["forces"]
-        atoms.info["energy_std"] = float(found.spread.energy)
-        atoms.info["max_forces_std"] = float(forces[atom])
-        atoms.info["max_forces_std_atom"] = atom
-        atoms.set_array("forces_std", np.asarray(forces, float))
-        return atoms
-
-    def structures(self, leg: Leg, carry: Carry) -> list[Callable[[], Iterable[Part]]]:
-        """What gives the structure of each replica as it is in this state, in parts.
-
-        On domains these are made when they are asked for, by all processes; else it is one part.
-        """
-        if self.grid is not None:
-            return [partial(self.parts, leg, carry)]
-        sample = _sample(self.program(leg), self.course(leg), carry.state)
-        frame = jax.device_get(structures.frame_of(carry.state, sample))
-        whole = [
-            self.atoms_from(jax.tree.map(lambda x, at=at: x[at], frame), leg, replica)
-            for replica, at in enumerate(self.of_replicas())
-        ]
-        return [lambda atoms=atoms: [Part(atoms, 0, len(atoms))] for atoms in whole]
-
-    def parts(
-        self, leg: Leg, carry: Carry, chosen: tuple[int, ...] | None = None
-    ) -> Iterator[Part]:
-        """The structure on domains as it is now, a part at a time; all processes must ask.
-
-        Args:
-            chosen: ids of atoms, in the order in which they are wanted; None: all.
-        """
-        assert self.grid is not None
-        with jax.enable_x64(self.precision == "float64"):
-            yield from self._parts(self.grid, leg, carry, chosen)
-
-    def _parts(
-        self, grid: Grid, leg: Leg, carry: Carry, chosen: tuple[int, ...] | None
-    ) -> Iterator[Part]:
-        state, geometry = carry.state, Grid.fetched(carry.neighbours.geometry)
-        sample = Grid.fetched(_sample(self.program(leg), self.course(leg), state))
-        cell = np.asarray(Grid.fetched(state.cell), float)
-        (template,) = self.templates
-        total = len(template) if chosen is None else len(chosen)
-        names = [name for name in structures.BY_ATOM if name != "ids"]
-        fields = {name: getattr(state, name) for name in names}
-        for first, found in gathering.parts(fields, state.ids, grid, total, chosen):
-            which = first + np.arange(len(found[gathering.DOMAIN]))
-            if chosen is not None:
-                which = np.asarray(chosen)[which]
-            domain, images = found.pop(gathering.DOMAIN), found["images"]
-            found["positions"] = placement.continuous(
-                found["positions"], images, domain, cell, geometry
-            )
-            found["images"] = np.zeros_like(images)
-            atoms = structures.atoms_from_frame(
-                structures.Frame(**found, ids=which, cell=cell, sample=sample),
-                some_of(template, which),
-                time_fs=leg.time_fs(int(sample.step)),
-                reference_energy=self.reference_energy,
-            )
-            yield Part(atoms, first, total, summation.to_float(sample.kinetic))
-            if total > _COPIED_ATOMS:
-                del atoms, found
-                gc.collect()  # ASE's calculators refer to themselves
-
 
 @jax.jit
 def _copied(carry: Carry) -> Carry:
@@ -415,17 +324,6 @@ def _copied(carry: Carry) -> Carry:
 @partial(jax.jit, static_argnames="program")
 def _parameters(program: Program, course: Course, state: State) -> Parameters:
     return program.parameters(course, state)
-
-
-@partial(jax.jit, static_argnames="program")
-def _sample(program: Program, course: Course, state: State) -> Sample:
-    """What the log says of a state; compiled once, for every frame on domains is looked at so."""
-
-    look = program.per_replica(partial(observed, program))
-    if program.grid is not None:
-        specs = sharding.ON_ALL, sharding.of_state(state)
-        look = program.grid.sharded(look, specs, sharding.ON_ALL)
-    return look(program.parameters(course, state), state)
 
 
 def _fingerprint(structure: Structure) -> str:

@@ -20,6 +20,7 @@ from md.domains import restart
 from md.domains.grid import Grid
 from md.ensembles import Course
 from md.faults import GROWABLE, Fault
+from md.frames import atoms_of, parts_of, structures_of, uncertain_atoms
 from md.interruption import Interruption
 from md.output import Output
 from md.processes import Team
@@ -188,14 +189,14 @@ class Driver:
                 for line in plan.logged
             ]
             kept = [
-                self.assembly.atoms_from(
-                    jax.tree.map(lambda x, i=(f, *at): x[i], frames), leg, replica
+                atoms_of(
+                    self.assembly, jax.tree.map(lambda x, i=(f, *at): x[i], frames), leg, replica
                 )
                 for f in (plan.framed if frames is not None else ())
             ]
             files.write(lines, kept, replica)
         if frames is None and plan.framed:  # on domains there is none but the state itself
-            files.write_parts(self.assembly.parts(leg, done.carry, files.wanted))
+            files.write_parts(parts_of(self.assembly, leg, done.carry, files.wanted))
 
     def flag(self, leg: Leg, report: Report, files: Output) -> Passed | None:
         """Append a chunk's uncertain frames; tells of the first of them."""
@@ -205,8 +206,8 @@ class Driver:
         passed = []
         for replica, at in enumerate(self.assembly.of_replicas()):
             kept = [
-                self.assembly.uncertain_atoms(
-                    jax.tree.map(lambda x, i=(*at, k): x[i], frames), leg, replica
+                uncertain_atoms(
+                    self.assembly, jax.tree.map(lambda x, i=(*at, k): x[i], frames), leg, replica
                 )
                 for k in range(int(counts[at]))
             ]
@@ -313,7 +314,7 @@ class Driver:
         fault = raised or faults
         replica = int(alarm.replica)
         if good is not None and steps_done(good) >= 0:
-            for r, parts in enumerate(self.assembly.structures(leg, good)):
+            for r, parts in enumerate(structures_of(self.assembly, leg, good)):
                 place = None if self.assembly.replicas is None else r
                 files.write_structure(LAST_GOOD, parts(), place)
         limits = self.assembly.system.limits

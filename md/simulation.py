@@ -16,6 +16,7 @@ from md.assembly import Assembly, steps_done
 from md.domains import loads as domain_loads
 from md.domains.lists import DomainList
 from md.domains.loads import Loads
+from md.frames import structures_of
 from md.neighbours import NeighbourList
 from md.output import Output
 from md.parts import Part, joined
@@ -94,7 +95,7 @@ def finished(assembly: Assembly, files: Output, carry: Carry, growths: int) -> S
     if assembly.grid is not None:
         loads = domain_loads.measured(carry.state, carry.neighbours, assembly.grid)
     simulations = []
-    for number, parts in enumerate(assembly.structures(leg, carry)):
+    for number, parts in enumerate(structures_of(assembly, leg, carry)):
         place = number if several else None
         own = replicas_of.unstack(carry, number) if several else carry
         tables = {

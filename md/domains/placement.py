@@ -6,7 +6,7 @@ the corner of a domain is ever rounded to the precision of a run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +21,8 @@ from md.domains.grid import AXES, Counts, Grid, make_grid
 from md.domains.migration import FIELDS
 from md.replicated import Structure, periodicity, unit_of
 from md.state import State
+
+_BLANKS = {**FIELDS, "site_energies": 0}
 
 
 def grid_for(structure: Structure, counts: Sequence[int] | None, reach: float) -> Grid:
@@ -77,25 +79,56 @@ def placed(state: State, positions: np.ndarray, grid: Grid, geometry: Geometry, 
         geometry: the domains.
         rows: for each domain; at least as many as the fullest has atoms.
     """
-    cell, dtype = np.asarray(state.cell, float), state.positions.dtype
-    domain, relative, images = _located(positions, cell, geometry)
-    order = np.argsort(domain, kind="stable")
-    first = np.searchsorted(domain[order], np.arange(grid.domains))
-    row = domain[order] * rows + np.arange(len(order)) - first[domain[order]]
+    whole = {name: compact(name, getattr(state, name)) for name in _BLANKS}
+    block = whole | {"positions": positions}
+    return placed_by_blocks(state, [block], grid, geometry, rows, state.positions.dtype)
 
-    def spread(values: Any, blank: int) -> jax.Array:
-        values = np.asarray(values)
-        whole = np.full((grid.domains * rows, *values.shape[1:]), blank, values.dtype)
-        whole[row] = values[order]
-        return grid.spread(whole)
 
-    fields = {name: getattr(state, name) for name in FIELDS}
-    fields |= {"positions": relative.astype(dtype), "images": images.astype(np.int32)}
-    spread_out = {
-        name: spread(compact(name, fields[name]), blank) for name, blank in FIELDS.items()
-    }
-    spread_out["site_energies"] = spread(state.site_energies, 0)
-    return state.replace(**spread_out, **sharding.elsewhere(state, grid), axes=AXES)
+def placed_by_blocks(
+    state: State,
+    blocks: Iterable[Mapping[str, np.ndarray]],
+    grid: Grid,
+    geometry: Geometry,
+    rows: int,
+    dtype: Any,
+) -> State:
+    """The same of atoms that come in blocks: a process keeps those of its own devices.
+
+    Args:
+        state: what belongs to no atom.
+        blocks: all else, positions as of :func:`placed`.
+        dtype: of the positions.
+    """
+    cell = np.asarray(state.cell, float)
+    whole = (grid.domains * rows,)
+    places = grid.by_atom.addressable_devices_indices_map(whole).values()
+    filled = dict.fromkeys(((place[0].start or 0) // rows for place in places), 0)
+    own: dict[int, dict[str, np.ndarray]] = {domain: {} for domain in filled}
+    for block in blocks:
+        of_atom, relative, images = _located(block["positions"], cell, geometry)
+        block = {
+            **block,
+            "positions": relative.astype(dtype),
+            "images": images.astype(np.int32),
+        }
+        for domain, arrays in own.items():
+            (here,) = np.nonzero(of_atom == domain)
+            start = filled[domain]
+            filled[domain] += len(here)
+            for name, blank in _BLANKS.items():
+                values = block[name]
+                if name not in arrays:
+                    arrays[name] = np.full((rows, *values.shape[1:]), blank, values.dtype)
+                arrays[name][start : filled[domain]] = values[here]
+
+    def spread(name: str) -> jax.Array:
+        shape = whole + next(iter(own.values()))[name].shape[1:]
+        return jax.make_array_from_callback(
+            shape, grid.by_atom, lambda place: own[(place[0].start or 0) // rows].pop(name)
+        )
+
+    fields = {name: spread(name) for name in _BLANKS}
+    return state.replace(**fields, **sharding.elsewhere(state, grid), axes=AXES)
 
 
 def compact(name: str, values: Any) -> np.ndarray:

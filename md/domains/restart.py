@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +28,7 @@ from md.row_files import Rows
 from md.state import State
 
 _REFERENCE = "reference_positions"
+_BLOCK = 2**20  # rows on the host at once
 
 
 class Packed(NamedTuple):
@@ -119,21 +120,55 @@ def unpacked(
     )
     if grid.counts == stored.counts:
         return _as_it_was(state, stored, rows, tree, _capacities(about["capacities"]), like, grid)
-    found = placement.in_order(
-        {name: rows[name][:] for name in sharding.STATE_ROWS},
-        np.asarray(state.cell, float),
-        stored,
-    )
-    state = state.replace(**found)
-    positions, cell = found["positions"], np.asarray(state.cell, float)
-    geometry = placement.cut(positions, cell, state.pbc, grid.counts, like.state.positions.dtype)
-    fullest = int(placement.populations(positions, cell, geometry).max())
-    state = state.replace(positions=positions.astype(like.state.positions.dtype))
-    placed = placement.placed(
-        state, positions, grid, geometry, allocation.rows_for(fullest, grid.domains)
+    geometry, fullest = _cut(rows, state, stored, grid, like.state.positions.dtype)
+    placed = placement.placed_by_blocks(
+        state,
+        _blocks(rows, sharding.STATE_ROWS, state, stored),
+        grid,
+        geometry,
+        allocation.rows_for(fullest, grid.domains),
+        like.state.positions.dtype,
     )
     listed = allocation.allocate(placed, geometry, grid, like.neighbours.reach)
     return like._replace(state=placed, neighbours=listed)
+
+
+def _cut(
+    rows: Mapping[str, Rows], state: State, stored: Geometry, grid: Grid, dtype: Any
+) -> tuple[Geometry, int]:
+    """The domains of a grid, and how many atoms the fullest of them has."""
+    cell, names = np.asarray(state.cell, float), ("positions", "images", "ids")
+    outermost = np.zeros((0, 3))  # the atoms that are, in some direction
+    if not all(state.pbc):
+        basis = np.linalg.inv(placement.frame(cell, state.pbc))
+        for block in _blocks(rows, names, state, stored):
+            points = np.concatenate([outermost, block["positions"]])
+            along = points @ basis
+            outermost = points[np.concatenate([along.argmin(axis=0), along.argmax(axis=0)])]
+    else:
+        outermost = np.zeros((1, 3))
+    geometry = placement.cut(outermost, cell, state.pbc, grid.counts, dtype)
+    populations = sum(
+        placement.populations(block["positions"], cell, geometry)
+        for block in _blocks(rows, names, state, stored)
+    )
+    return geometry, int(populations.max())
+
+
+def _blocks(
+    rows: Mapping[str, Rows], names: Sequence[str], state: State, stored: Geometry
+) -> Iterator[dict[str, np.ndarray]]:
+    """What a checkpoint has of its atoms, some at a time; positions on their continuous path."""
+    cell, number = np.asarray(state.cell, float), rows["ids"].shape[0]
+    for first in range(0, number, _BLOCK):
+        here = slice(first, min(first + _BLOCK, number))
+        (held,) = np.nonzero(rows["ids"][here] >= 0)
+        found = {name: rows[name][here][held] for name in names}
+        domain = (first + held) // (number // int(np.prod(stored.counts)))
+        found["positions"] = placement.continuous(
+            found["positions"], found["images"], domain, cell, stored
+        )
+        yield found
 
 
 def _as_it_was(
