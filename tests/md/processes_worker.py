@@ -11,7 +11,7 @@ from md.processes import Launch, joined
 
 
 def main(settings):
-    from md import LennardJones, simulate
+    from md import LennardJones, MeanSquaredDisplacement, RadialDistribution, simulate
 
     potential = LennardJones.create(["Ar"], [[0.0104]], [[3.4]], 6.0)
     atoms = bulk("Ar", "fcc", 5.5, cubic=True) * (4, 4, 4)
@@ -25,6 +25,10 @@ def main(settings):
         "log_every": 20,
         "trajectory_every": 20,
         "progress": False,
+        "observables": (
+            RadialDistribution(6.0, 20, every=10),
+            MeanSquaredDisplacement(4, every=10),
+        ),
     }
     simulate(potential, atoms, **words | settings)
 

@@ -79,6 +79,13 @@ def assert_same(folder: Path, expected: Path) -> None:
     logs = [np.genfromtxt(path / LOG, delimiter=",", names=True) for path in (folder, expected)]
     for column in ("potential_eV", "conserved_eV", "pressure_GPa"):
         np.testing.assert_allclose(logs[0][column], logs[1][column], atol=1e-7)
+    for name in ("rdf", "msd"):
+        tables = [
+            np.genfromtxt(path / f"{name}.csv", delimiter=",", skip_header=1)
+            for path in (folder, expected)
+        ]
+        assert np.nanmax(tables[1][:, 1]) > 1e-3
+        np.testing.assert_allclose(*tables, atol=1e-7, err_msg=name)
 
 
 @pytest.mark.parametrize("processes", [2, 4])
