@@ -52,7 +52,9 @@ def draw(machines: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     memory.set(xscale="log", yscale="log", xlabel="atoms", ylabel="bytes per atom, of the program")
     for axis in (time, memory):
         axis.grid(True, which="major", color="0.92")
-    time.legend(frameon=False, fontsize="x-small")
+    place = {"loc": "outside lower center", "ncols": 3, "frameon": False}
+    lines, names = time.get_legend_handles_labels()
+    figure.legend(lines, names, fontsize="x-small", handlelength=3.5, **place)
     memory.legend(frameon=False, fontsize="x-small", handles=memory.lines[-1:])
     figure.savefig(path, dpi=130)
     plt.close(figure)
