@@ -17,7 +17,7 @@ from md.domains import gathering, placement, sharding
 from md.domains.grid import Grid
 from md.ensembles import Course
 from md.observables import Sample
-from md.parts import Part
+from md.parts import Part, whole
 from md.program import Carry, Program
 from md.stages import Leg
 from md.state import State
@@ -65,11 +65,11 @@ def structures_of(assembly: Assembly, leg: Leg, carry: Carry) -> list[Callable[[
         return [partial(parts_of, assembly, leg, carry)]
     sample = _sample(assembly.program(leg), assembly.course(leg), carry.state)
     frame = jax.device_get(structures.frame_of(carry.state, sample))
-    whole = [
+    found = [
         atoms_of(assembly, jax.tree.map(lambda x, at=at: x[at], frame), leg, replica)
         for replica, at in enumerate(assembly.of_replicas())
     ]
-    return [lambda atoms=atoms: [Part(atoms, 0, len(atoms))] for atoms in whole]
+    return [partial(whole, atoms) for atoms in found]
 
 
 def parts_of(

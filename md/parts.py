@@ -42,18 +42,23 @@ class Part:
         return self.first + len(self.atoms) == self.total
 
 
+def whole(atoms: Atoms) -> list[Part]:
+    """A frame that is its only part."""
+    return [Part(atoms, 0, len(atoms))]
+
+
 def joined(parts: Iterable[Part]) -> Atoms:
     """The frame as a whole."""
     pieces = [part.atoms for part in parts]
     first = pieces[0]
     if len(pieces) == 1:
         return first
-    whole = Atoms(cell=first.cell, pbc=first.pbc)
+    found = Atoms(cell=first.cell, pbc=first.pbc)
     for name in first.arrays:
-        whole.arrays[name] = np.concatenate([piece.arrays[name] for piece in pieces])
-    whole.info = dict(first.info)
+        found.arrays[name] = np.concatenate([piece.arrays[name] for piece in pieces])
+    found.info = dict(first.info)
     results = dict(first.calc.results)
     if "forces" in results:
         results["forces"] = np.concatenate([piece.calc.results["forces"] for piece in pieces])
-    whole.calc = SinglePointCalculator(whole, **results)
-    return whole
+    found.calc = SinglePointCalculator(found, **results)
+    return found

@@ -21,6 +21,7 @@ from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from md.output import Output
+from md.parts import whole
 from md.run_files import CHECKPOINT, LOG
 from md.trajectory import TrajectorySettings, join
 
@@ -50,7 +51,7 @@ def loop(folder: Path, form: str, pause: float = 0.0) -> None:
             if step % 3 == 0:
                 files.save(state, {})
             time.sleep(pause)
-        files.write_structure("final.extxyz", atoms)
+        files.write_structure("final.extxyz", whole(atoms))
 
 
 def simulate(folder: Path, form: str) -> None:
