@@ -33,7 +33,7 @@ from md import checkpoint, row_files
 from md.background import Background
 from md.durable import replacing
 from md.extxyz import formatted
-from md.parts import Part, joined
+from md.parts import Part, joined, whole
 from md.processes import Team
 from md.row_files import Rows
 from md.run_files import CHECKPOINT, LOG, ROWS, Line, RunFiles, read_log, set_aside
@@ -151,9 +151,9 @@ class Output:
             for _ in parts:
                 pass
         elif self.folder is None:
-            whole = joined(parts)
+            frame = joined(parts)
             if self._settings is not None:
-                self._frames[0].append(self._everything(self._settings).reduced(whole))
+                self._frames[0].append(self._everything(self._settings).reduced(frame))
         else:
             (files,) = self._opened
             for part in parts:
@@ -269,11 +269,14 @@ class Output:
             )
         return {each: Rows(self.folder / name, each, axis) for each, axis in axes.items()}
 
-    def write_structure(self, name: str, parts: Iterable[Part], replica: int | None = None) -> None:
+    def write_structure(
+        self, name: str, structure: Atoms | Iterable[Part], replica: int | None = None
+    ) -> None:
         """Write one structure, with all that it carries, as extended XYZ; at once.
 
-        All processes must call, for they all take part in its making.
+        All processes must call for one in parts, for they all take part in its making.
         """
+        parts = whole(structure) if isinstance(structure, Atoms) else structure
         path = self.path(name, replica)
         if path is None:
             for _ in parts:

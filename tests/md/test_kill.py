@@ -21,7 +21,6 @@ from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from md.output import Output
-from md.parts import whole
 from md.run_files import CHECKPOINT, LOG
 from md.trajectory import TrajectorySettings, join
 
@@ -51,7 +50,7 @@ def loop(folder: Path, form: str, pause: float = 0.0) -> None:
             if step % 3 == 0:
                 files.save(state, {})
             time.sleep(pause)
-        files.write_structure("final.extxyz", whole(atoms))
+        files.write_structure("final.extxyz", atoms)
 
 
 def simulate(folder: Path, form: str) -> None:

@@ -12,7 +12,6 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from md.output import Output
-from md.parts import whole
 from md.trajectory import TrajectorySettings
 
 COLUMNS = ("step", "energy_eV", "pressure_GPa")
@@ -108,7 +107,7 @@ def test_memory_keeps_all_of_the_chosen_atoms():
     with Output(None, COLUMNS, trajectory=settings, replicas=2) as files:
         files.write([line(0)], [frame(0), frame(1)], replica=1)
         files.save(tree(0), {})
-        files.write_structure("final.extxyz", whole(frame(1)))
+        files.write_structure("final.extxyz", frame(1))
         files.write_table("rdf", {"r_A": np.arange(3.0)})
     assert files.frames() == [] and [a.info["step"] for a in files.frames(1)] == [0, 1]
     assert files.frames(1)[0].get_momenta().shape == files.frames(1)[0].get_forces().shape == (2, 3)
@@ -118,7 +117,7 @@ def test_memory_keeps_all_of_the_chosen_atoms():
 def test_tables_and_structures(tmp_path):
     with opened(tmp_path, replicas=2) as files:
         files.write_table("rdf", {"r_A": np.asarray([0.5, 1]), "count": np.asarray([1, 2])}, 1)
-        files.write_structure("final.extxyz", whole(frame(7)))
+        files.write_structure("final.extxyz", frame(7))
     assert (tmp_path / "replica-001" / "rdf.csv").read_text() == "r_A,count\n0.5,1\n1.0,2\n"
     final = ase.io.read(tmp_path / "final.extxyz")
     assert final.get_momenta().all() and final.get_potential_energy() == 7
