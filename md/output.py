@@ -276,9 +276,11 @@ class Output:
 
         All processes must call for one in parts, for they all take part in its making.
         """
+        if self.folder is None:
+            return
         parts = whole(structure) if isinstance(structure, Atoms) else structure
         path = self.path(name, replica)
-        if path is None:
+        if path is None:  # another process writes
             for _ in parts:
                 pass
             return

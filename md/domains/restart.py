@@ -143,8 +143,9 @@ def _cut(
         basis = np.linalg.inv(placement.frame(cell, state.pbc))
         for block in _blocks(rows, names, state, stored):
             points = np.concatenate([outermost, block["positions"]])
-            along = points @ basis
-            outermost = points[np.concatenate([along.argmin(axis=0), along.argmax(axis=0)])]
+            if len(points):  # a block may be all padding
+                along = points @ basis
+                outermost = points[np.concatenate([along.argmin(axis=0), along.argmax(axis=0)])]
     else:
         outermost = np.zeros((1, 3))
     geometry = placement.cut(outermost, cell, state.pbc, grid.counts, dtype)
