@@ -26,6 +26,9 @@ class Curves:
     files: Mapping[str, str]
     x_scale: float = 1.0
 
+    def are_in(self, folder: Path) -> bool:
+        return all((folder / file).is_file() for file in self.files.values())
+
     def read(self, folder: Path) -> Found:
         """All curves as a table of radial distributions, on the distances of the first file.
 

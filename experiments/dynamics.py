@@ -234,15 +234,32 @@ def simulate(folder: Path, run: Run, seed: int, output: Path) -> None:
 
 
 def compare(described: Dynamics) -> None:
-    """Put the numbers of all finished analyses into results.json, the README and the figure."""
-    folder = described.folder / "runs"
-    reference = report.Found.read(folder / REFERENCE / "analysis")
-    published = {name: one.read(described.folder) for name, one in described.curves.items()}
-    columns = {REFERENCE: {"0": reference.numbers() | noise(folder / REFERENCE)}}
-    columns |= {name: {"0": one.numbers()} for name, one in published.items()}
-    shown = {described.reference.label: [reference]}
+    """Put the numbers of all finished analyses into results.json, the README and the figure.
+
+    What is not in ``runs`` keeps the numbers that it has in results.json; then the figure, which
+    would lack its curves, stays as it is.
+    """
+    folder, before = described.folder / "runs", stored(described)
+    kept: Mapping[str, Any] = before.get("rows", {})
+    columns: dict[str, Any] = {}
+    absent, shown = [], {}
+    published, reference = {}, None
+    if REFERENCE in kept and not (folder / REFERENCE).is_dir():
+        columns[REFERENCE] = kept[REFERENCE]
+        absent.append(REFERENCE)
+    else:
+        reference = report.Found.read(folder / REFERENCE / "analysis")
+        columns[REFERENCE] = {"0": reference.numbers() | noise(folder / REFERENCE)}
+        shown[described.reference.label] = [reference]
+    for name, curves in described.curves.items():
+        if name in kept and not curves.are_in(described.folder):
+            columns[name] = kept[name]
+            absent.append(name)
+        else:
+            published[name] = curves.read(described.folder)
+            columns[name] = {"0": published[name].numbers()}
     for name, run in described.runs.items():
-        found = dict(analyses(folder, name, run))
+        found = dict(analyses(folder, name, run)) if reference is not None else {}
         if found:
             shown[run.label] = [
                 one.with_log(report.read(folder / f"{name}-{seed}" / "log.csv"))
@@ -255,17 +272,29 @@ def compare(described: Dynamics) -> None:
                 | of_log(folder / f"{name}-{seed}", run.start, one)
                 for seed, one in found.items()
             }
+        elif name in kept:
+            columns[name] = kept[name]
+            absent.append(name)
     results: dict[str, Any] = {"rows": columns}
     readme, last = described.folder / "README.md", None
     if described.arrhenius is not None:
-        results["arrhenius"] = temperatures(described)
+        results["arrhenius"] = before.get("arrhenius", {}) | temperatures(described)
         lines = arrhenius.lines(described.arrhenius, results["arrhenius"])
         report.write_table(readme, arrhenius.table(lines), (arrhenius.BEGIN, arrhenius.END))
         last = functools.partial(arrhenius.draw, found=lines)
     (described.folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     report.write_table(readme, table(described, columns))
+    if absent:
+        print(f"figure.png stays as it is: there are no curves here of {', '.join(absent)}")
+        return
     dashed = {described.curves[name].label: one for name, one in published.items()}
     figure.draw(described.panels, shown, described.folder / "figure.png", dashed, last)
+
+
+def stored(described: Dynamics) -> Mapping[str, Any]:
+    """What results.json holds, if there is one."""
+    path = described.folder / "results.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def temperatures(described: Dynamics) -> dict[str, dict[str, dict[str, float]]]:

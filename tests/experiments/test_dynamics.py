@@ -68,6 +68,15 @@ def test_the_readme_shows_the_kept_results(folder, driver):
         assert driver.arrhenius.table(lines) in readme
 
 
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_results_of_runs_that_are_elsewhere_are_kept(folder, driver, tmp_path):
+    for name in ("dynamics.yaml", "results.json", "README.md", "figure.png"):
+        shutil.copy(folder / name, tmp_path)
+    driver.compare(driver.load(tmp_path))
+    for name in ("results.json", "README.md", "figure.png"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
 def test_an_arrhenius_run_is_analysed_twice_unless_it_is_aside(driver):
     described = driver.load(EXPERIMENTS / "li6ps5cl_dynamics")
     assert set(driver.analyses_of(described, "fast")) == {"analysis", "arrhenius"}
