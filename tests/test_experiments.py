@@ -27,6 +27,8 @@ def test_every_configuration_can_be_read(folder, harness, tmp_path):
     described = harness("experiment").load(folder)
     for path in (*folder.glob("*.yaml"), *folder.glob("*.xyz.gz")):
         shutil.copy(path, tmp_path)
+    if (folder / "models").is_dir():  # some are trained further
+        shutil.copytree(folder / "models", tmp_path / "models")
     (tmp_path / "data").mkdir()
     made = re.findall(r"data/([\w.]+)", "".join(p.read_text() for p in folder.glob("*.yaml")))
     for name in (*described.files, *(made if (folder / "prepare.py").is_file() else ())):
