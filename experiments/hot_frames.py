@@ -67,13 +67,21 @@ def sampled(start: Atoms, temperature: float, rng: np.random.Generator) -> list[
     frames = []
     for _ in range(FRAMES):
         dynamics.run(STRIDE)
-        forces = atoms.get_forces()
-        if np.abs(forces).max() < LARGEST_FORCE:
-            frame = Atoms(atoms.numbers, atoms.positions.round(4))
-            frame.info |= {"temperature_K": temperature, "weight": WEIGHT}
-            frame.calc = SinglePointCalculator(frame, forces=forces.round(3))
+        frame = labelled(atoms, atoms.get_forces())
+        if frame is not None:
+            frame.info["temperature_K"] = temperature
             frames.append(frame)
     return frames
+
+
+def labelled(atoms: Atoms, forces: np.ndarray) -> Atoms | None:
+    """A frame to learn from, with the small weight of such forces; None if one is too large."""
+    if not np.abs(forces).max() < LARGEST_FORCE:
+        return None
+    frame = Atoms(atoms.numbers, atoms.positions.round(4))
+    frame.info["weight"] = WEIGHT
+    frame.calc = SinglePointCalculator(frame, forces=forces.round(3))
+    return frame
 
 
 if __name__ == "__main__":

@@ -24,10 +24,9 @@ from pathlib import Path
 import dynamics
 import numpy as np
 from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 from experiment import Model, load
-from hot_frames import LARGEST_FORCE, WEIGHT, with_forces
+from hot_frames import labelled, with_forces
 from reproduce import EXPERIMENTS, allegro, lay_out_data
 
 FOUND = "hot_rounds.xyz.gz"
@@ -58,11 +57,11 @@ def main() -> int:
         place = folder / str(number)
         frames, changes = explored(options.run, model, place, number, options)
         print(f"round {number}: changes after {changes} ps", flush=True)
-        labelled = place / "labelled.xyz"
-        if not labelled.exists():
-            write(labelled, list(filter(None, map(label, frames))), format="extxyz")
+        kept = place / "labelled.xyz"
+        if not kept.exists():
+            write(kept, list(filter(None, map(label, frames))), format="extxyz")
         everything = [
-            one for n in range(number + 1) for one in read(folder / str(n) / labelled.name, ":")
+            one for n in range(number + 1) for one in read(folder / str(n) / kept.name, ":")
         ]
         write(found, everything, format="extxyz")
         model = trained(experiment.models[options.model], experiment.folder, model, place, options)
@@ -121,12 +120,7 @@ def label(atoms: Atoms) -> Atoms | None:
     except Exception as error:  # no self-consistent field: as far out as too large a force
         print(f"a frame is left out: {str(error).splitlines()[-1]}")
         return None
-    if not np.abs(forces).max() < LARGEST_FORCE:
-        return None
-    labelled = Atoms(atoms.numbers, atoms.positions)
-    labelled.info |= {"weight": WEIGHT}
-    labelled.calc = SinglePointCalculator(labelled, forces=forces.round(3))
-    return labelled
+    return labelled(atoms, forces)
 
 
 def trained(
