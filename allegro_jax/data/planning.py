@@ -16,6 +16,8 @@ from allegro_jax.data.ragged import Counts
 # Slots are estimated from packings of so many frames, in all; few frames are packed so often at
 # most, for one order of them may by chance do with fewer batches than others.
 TRIED_FRAMES, TRIED_ORDERS = 1000, 8
+# Of so many times the slots of the best layout so far, a layout is not tried on further orders.
+HOPELESS = 1.03
 # Compiling a group of rows takes seconds, whatever its size: as long as some 10⁵ slots of training
 # on a processor core, which this many saved per epoch make up for in thirty epochs.
 SLOTS_WORTH_A_GROUP = 3000
@@ -165,7 +167,9 @@ def _plan(
             if share * layout.least_slots(demands).sum() >= fewest:
                 continue  # not even if all blocks were full
             bucket = Bucket(layout, tried, demands)
-            slots = share * _mean_slots(bucket, np.random.default_rng(seed + 2))
+            slots = share * _mean_slots(
+                bucket, np.random.default_rng(seed + 2), HOPELESS * fewest / share
+            )
             if slots < fewest:
                 fewest, best = slots, _Plan(layout, members, slots)
         assert best is not None
@@ -219,12 +223,18 @@ def _candidates(
         )
 
 
-def _mean_slots(bucket: Bucket, random: np.random.Generator) -> float:
-    """Slots that are evaluated for the frames of a bucket, over some orders of them."""
+def _mean_slots(bucket: Bucket, random: np.random.Generator, most: float) -> float:
+    """Slots that are evaluated for the frames of a bucket, over some orders of them.
+
+    Fewer orders are tried where the mean is more than ``most``.
+    """
     number = len(bucket.frames)
     orders = int(np.clip(TRIED_FRAMES // number, 1, TRIED_ORDERS))
-    packed = [bucket.pack(random.permutation(number), random) for _ in range(orders)]
-    return sum(map(bucket.slots, packed)) / orders
+    slots, tried = 0, 0
+    while not tried or (tried < orders and slots <= most * tried):
+        slots += bucket.slots(bucket.pack(random.permutation(number), random))
+        tried += 1
+    return slots / tried
 
 
 def _sampled_profiles(own: Counts, batch_size: int, seed: int) -> np.ndarray:
@@ -243,7 +253,7 @@ def _sampled_profiles(own: Counts, batch_size: int, seed: int) -> np.ndarray:
 def _cut(envelope: np.ndarray, groups: int, block_slots: int) -> tuple[Group, ...]:
     """Cut a descending envelope in groups with the fewest slots (dynamic programming)."""
     envelope = envelope[envelope >= 0]
-    edges = np.unique(np.linspace(0, len(envelope), min(len(envelope), 512) + 1).astype(int))
+    edges = np.unique(np.linspace(0, len(envelope), min(len(envelope), 256) + 1).astype(int))
     # no atom at all, or none with a neighbour: one slot keeps every shape valid
     widths = np.maximum(envelope[edges[:-1]], 1).astype(int) if len(envelope) else np.ones(1, int)
     if not len(envelope):
