@@ -35,6 +35,7 @@ from result_table import draw, write_table
 
 EXPERIMENTS = Path(__file__).resolve().parent
 LARGEST_KEPT = 500_000  # bytes; larger models stay in `runs`
+CURVE_POINTS = 40  # most of a learning curve that is kept
 
 
 def main() -> int:
@@ -53,7 +54,8 @@ def main() -> int:
         results = experiment.results()
         if results and not options.overrides:
             write_table(experiment, results)
-            draw(experiment, results)
+            if not draw(experiment, results):
+                print("figure.png is left as it is: learning curves are missing", file=sys.stderr)
     except (ValueError, FileNotFoundError) as error:
         print(f"reproduce: {error}", file=sys.stderr)
         return 2
@@ -127,6 +129,7 @@ def test(experiment: Experiment, model: Model, output: Path) -> dict[str, Any]:
     with (output / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     best = min(rows, key=lambda row: float(row["valid_loss"]))
+    errors_by_epoch = [float(row[f"valid_{model.watched}"] or "nan") for row in rows]
     found: dict[str, Any] = {
         "epochs": len(rows),
         "minutes": round(float(rows[-1]["seconds"]) / 60, 1),
@@ -135,7 +138,8 @@ def test(experiment: Experiment, model: Model, output: Path) -> dict[str, Any]:
             for key in best
             if key.startswith("valid_") and key.endswith(("_mae", "_rmse")) and best[key]
         },
-        "slope_percent": slope([float(row[f"valid_{model.watched}"]) for row in rows]),
+        "slope_percent": slope(errors_by_epoch),
+        "curve": thinned([float(row["seconds"]) / 60 for row in rows], errors_by_epoch),
         "tests": {},
     }
     for part, name in model.tests.items():
@@ -149,6 +153,19 @@ def test(experiment: Experiment, model: Model, output: Path) -> dict[str, Any]:
             if key.endswith(("_mae", "_rmse", "frames", "uncertainty"))
         }
     return found
+
+
+def thinned(minutes: list[float], errors: list[float]) -> dict[str, list[float]]:
+    """A learning curve for a figure: epochs evenly spaced in the logarithm of their number."""
+    last = len(errors) - 1
+    if last < CURVE_POINTS:
+        kept = np.arange(last + 1)
+    else:
+        kept = np.unique(np.rint(np.geomspace(1, last + 1, CURVE_POINTS)).astype(int) - 1)
+    return {
+        "minutes": [float(f"{minutes[epoch]:.3g}") for epoch in kept],
+        "errors": [float(f"{errors[epoch]:.4g}") for epoch in kept],
+    }
 
 
 def slope(curve: list[float]) -> float | None:

@@ -75,40 +75,58 @@ def _published(figures: Mapping[str, Sequence[float | None]], prefix: str = "") 
     ]
 
 
-def draw(experiment: Experiment, results: Results) -> None:
-    """``figure.png``: validation errors against time, of the runs that are still there."""
-    figure, axis = plt.subplots(figsize=(5.5, 3.8), layout="constrained")
-    lines = 0
+def draw(experiment: Experiment, results: Results) -> bool:
+    """``figure.png``: validation errors against time.
+
+    Returns:
+        Whether it was drawn: not if the learning curve of any result is gone.
+    """
+    curves = {}
     for name, model in experiment.models.items():
-        for seed in results.get(name, {}):
-            path = experiment.folder / "runs" / f"{name}-seed{seed}" / "metrics.csv"
-            if not path.is_file():
-                continue
-            with path.open() as file:
-                rows = list(csv.DictReader(file))
-            minutes = [float(row["seconds"]) / 60 for row in rows]
-            values = [1000 * float(row[f"valid_{model.watched}"] or np.nan) for row in rows]
+        for seed, found in results.get(name, {}).items():
+            curve = found.get("curve") or _curve(experiment, name, seed)
+            if curve is None:
+                return False
             label = f"{model.label or name}" + f", seed {seed}" * (len(results[name]) > 1)
-            axis.plot(minutes, values, linewidth=1.2, label=label)
-            lines += 1
-    if lines:
-        quantity, kind = model.watched.rsplit("_", 1)
-        unit = "meV/Å" if quantity == "forces" else "meV/atom"
-        axis.set(
-            xlabel="minutes of training",
-            ylabel=f"validation {quantity.replace('_', ' ')} {kind.upper()} ({unit})",
-            xscale="log",
-            yscale="log",
-        )
-        figure.suptitle(experiment.title, fontsize="medium")  # may be wider than the axes
-        for one in (axis.xaxis, axis.yaxis):
-            one.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-            one.set_major_formatter("{x:g}")
-            one.set_minor_formatter(NullFormatter())
-        axis.grid(True, which="both", color="0.92")
-        axis.legend(frameon=False, fontsize="small")
-        figure.savefig(experiment.folder / "figure.png", dpi=130)
+            curves[label] = curve
+    if not curves:
+        return False
+    shown = (model for name, model in experiment.models.items() if results.get(name))
+    quantity, kind = next(shown).watched.rsplit("_", 1)
+    unit = "meV/Å" if quantity == "forces" else "meV/atom"
+    figure, axis = plt.subplots(figsize=(5.5, 3.8), layout="constrained")
+    for label, curve in curves.items():
+        axis.plot(curve["minutes"], 1000 * np.array(curve["errors"]), linewidth=1.2, label=label)
+    axis.set(
+        xlabel="minutes of training",
+        ylabel=f"validation {quantity.replace('_', ' ')} {kind.upper()} ({unit})",
+        xscale="log",
+        yscale="log",
+    )
+    figure.suptitle(experiment.title, fontsize="medium")  # may be wider than the axes
+    for one in (axis.xaxis, axis.yaxis):
+        one.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+        one.set_major_formatter("{x:g}")
+        one.set_minor_formatter(NullFormatter())
+    axis.grid(True, which="both", color="0.92")
+    axis.legend(frameon=False, fontsize="small")
+    figure.savefig(experiment.folder / "figure.png", dpi=130)
     plt.close(figure)
+    return True
+
+
+def _curve(experiment: Experiment, name: str, seed: str) -> dict[str, list[float]] | None:
+    """The learning curve of a run that is still there."""
+    path = experiment.folder / "runs" / f"{name}-seed{seed}" / "metrics.csv"
+    if not path.is_file():
+        return None
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    watched = f"valid_{experiment.models[name].watched}"
+    return {
+        "minutes": [float(row["seconds"]) / 60 for row in rows],
+        "errors": [float(row[watched] or "nan") for row in rows],
+    }
 
 
 def _value(found: Mapping[str, Any], column: Column) -> float | None:

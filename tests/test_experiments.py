@@ -106,6 +106,36 @@ def test_uncertainties_of_committees_have_a_table(harness):
     assert not tables.uncertainties(described, {"alone": found["alone"]})
 
 
+def test_figure_is_drawn_of_all_results_or_not_at_all(harness, tmp_path):
+    experiment, tables = harness("experiment"), harness("result_table")
+    described = experiment.Experiment(
+        folder=tmp_path,
+        title="t",
+        data_source="s",
+        files={},
+        models={"old": experiment.Model("c.yaml", {}), "new": experiment.Model("c.yaml", {})},
+        columns=(),
+        published={},
+    )
+    kept = {"curve": {"minutes": [1.0, 2.0], "errors": [0.3, 0.2]}}
+    assert not tables.draw(described, {"new": {"0": kept}, "old": {"0": {}}})
+    assert not tables.draw(described, {})
+    assert not (tmp_path / "figure.png").exists()
+    (tmp_path / "runs" / "old-seed0").mkdir(parents=True)
+    metrics = tmp_path / "runs" / "old-seed0" / "metrics.csv"
+    metrics.write_text("seconds,valid_forces_rmse\n30,0.4\n60,\n90,0.2\n")
+    assert tables.draw(described, {"new": {"0": kept}, "old": {"0": {}}})
+    assert (tmp_path / "figure.png").stat().st_size > 1000
+
+
+def test_learning_curves_are_thinned(harness):
+    thinned = harness("reproduce").thinned
+    assert thinned([1.0, 2.0], [0.5, 0.25]) == {"minutes": [1.0, 2.0], "errors": [0.5, 0.25]}
+    curve = thinned([epoch / 3 for epoch in range(500)], [1 / (epoch + 1) for epoch in range(500)])
+    assert len(curve["minutes"]) == len(curve["errors"]) <= 40
+    assert curve["errors"][0] == 1 and curve["errors"][-1] == 1 / 500
+
+
 def test_slope_is_the_fall_over_the_last_tenth(harness):
     slope = harness("reproduce").slope
     assert slope([2.0] * 80 + [1.0] * 10 + [0.9] * 10) == 10.0
