@@ -6,10 +6,11 @@
 A round runs replicas from the structure of the named run of ``dynamics.py``, at its temperature and
 up to twice as hot, and looks by ``allegro-jax analyse --bonds`` for the first bond of each that
 breaks or is new. Frames just before and after it, and a few from everywhere, get the forces of
-GFN2-xTB (as in :mod:`hot_frames`) and are added to ``hot_rounds.xyz.gz`` in the experiment's
-folder; then the model trains further on all its data. ``runs/rounds`` keeps what each round did; a
-script that was ended goes on with the round it was in. Training a model anew on what was found is
-``reproduce.py``'s matter.
+GFN2-xTB (as in :mod:`hot_frames`), with ``--correction`` brought near those of first principles by
+a model (:mod:`correction`), and are added to a file in the experiment's folder; then the model
+trains further on all its data. A folder beside that file's name in ``runs`` keeps what each round
+did; a script that was ended goes on with the round it was in. Training a model anew on what was
+found is ``reproduce.py``'s matter.
 """
 
 from __future__ import annotations
@@ -25,15 +26,14 @@ import dynamics
 import numpy as np
 from ase import Atoms
 from ase.io import read, write
+from correction import corrected
 from experiment import Model, load
 from hot_frames import labelled, with_forces
 from reproduce import EXPERIMENTS, allegro, lay_out_data
 
-FOUND = "hot_rounds.xyz.gz"
 STRIDE = 20  # fs between frames of a trajectory, for steps of 1 fs
 BEFORE, AFTER = 15, 5  # frames around a change that are labelled
 ELSEWHERE = 10  # frames of each trajectory that are labelled besides, evenly spaced
-HOTTEST = 2.0  # times the temperature asked for, of the last replica
 NO_LIMIT_K = 1e5  # what comes apart shall be seen to do so
 
 
@@ -41,8 +41,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("experiment", help="a folder with an experiment.yaml")
     parser.add_argument("start", help="one of its models, trained: what the first round runs")
-    parser.add_argument("model", help="one of its models that learns from " + FOUND)
+    parser.add_argument("model", help="one of its models that learns from the frames")
     parser.add_argument("run", metavar="FOLDER/RUN", help="a run of a dynamics.yaml")
+    parser.add_argument(
+        "--frames",
+        default="hot_rounds.xyz.gz",
+        help="the file of the frames (default: %(default)s)",
+    )
+    parser.add_argument("--correction", type=Path, help="a model to correct the forces with")
+    parser.add_argument(
+        "--hottest", type=float, default=2.0, help="times the coldest replica (default: 2)"
+    )
     parser.add_argument("--rounds", type=int, default=6, help="(default: 6)")
     parser.add_argument("--replicas", type=int, default=12, help="in a round (default: 12)")
     parser.add_argument("--picoseconds", type=int, default=3, help="of a replica (default: 3)")
@@ -50,8 +59,8 @@ def main() -> int:
     options = parser.parse_args()
     experiment = load(EXPERIMENTS / options.experiment)
     lay_out_data(experiment.folder, experiment.files, experiment.data_source)
-    found = experiment.folder / FOUND
-    folder = experiment.folder / "runs" / "rounds"
+    found = experiment.folder / options.frames
+    folder = experiment.folder / "runs" / options.frames.partition(".")[0]
     model = experiment.folder / "models" / f"{options.start}.safetensors"
     for number in range(options.rounds):
         place = folder / str(number)
@@ -59,7 +68,7 @@ def main() -> int:
         print(f"round {number}: changes after {changes} ps", flush=True)
         kept = place / "labelled.xyz"
         if not kept.exists():
-            write(kept, list(filter(None, map(label, frames))), format="extxyz")
+            write(kept, with_labels(frames, options.correction), format="extxyz")
         everything = [
             one for n in range(number + 1) for one in read(folder / str(n) / kept.name, ":")
         ]
@@ -82,7 +91,7 @@ def explored(
         "steps": 1000 * options.picoseconds,
         "seed": 1000 + seed,
         "replicas": options.replicas,
-        "replica-temperatures": f"{coldest}:{HOTTEST * coldest}",
+        "replica-temperatures": f"{coldest}:{options.hottest * coldest}",
         "trajectory": "extxyz",
         "trajectory-every": STRIDE,
         "maximum-temperature": NO_LIMIT_K,
@@ -110,6 +119,12 @@ def explored(
         evenly = np.linspace(0, last - 1, ELSEWHERE + 1)[1:].astype(int)  # all begin alike
         chosen += [frames[i] for i in sorted({*around, *evenly.tolist()})]
     return chosen, changes
+
+
+def with_labels(frames: list[Atoms], correction: Path | None) -> list[Atoms]:
+    """The frames that can have forces, with them; corrected, if there is a model to do so."""
+    known = [one for one in map(label, frames) if one is not None]
+    return corrected(correction, known) if correction else known
 
 
 def label(atoms: Atoms) -> Atoms | None:
