@@ -32,7 +32,7 @@ from allegro_jax import __version__
 from allegro_jax.collapsed import Collapse, NotTabulated, collapse, obstacle
 from allegro_jax.config import AllegroConfig
 from allegro_jax.model import init, parameter_name
-from allegro_jax.potential import Potential, SinglePoint, potential_of
+from allegro_jax.potential import AllegroPotential, Potential, SinglePoint, potential_of
 from md.committee import members_of
 
 FORMAT_VERSION = 2
@@ -122,9 +122,16 @@ def save(path: str | os.PathLike[str], model: Model) -> Path:
     """Write a model file. An existing file is replaced at once, or left as it was on an error.
 
     ``units`` and ``versions`` are added to the metadata. Raises ValueError when the metadata are
-    not JSON data, OSError when the folder cannot be written.
+    not JSON data, TypeError when the potential is no network (a collapsed one is made anew from the
+    network it stands for), OSError when the folder cannot be written.
     """
     path = Path(path)
+    network = getattr(model.potential, "member", model.potential)
+    if not isinstance(network, AllegroPotential):
+        raise TypeError(
+            f"{path}: a model file holds an Allegro network or a committee of them, not a "
+            f"{type(network).__name__}; save the network that it was made from"
+        )
     content = {
         **model.metadata,
         "config": model.config.to_dict(),

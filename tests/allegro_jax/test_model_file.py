@@ -18,6 +18,8 @@ from allegro_jax import model_file
 from allegro_jax.config import AllegroConfig
 from allegro_jax.model_file import Model
 from allegro_jax.potential import AllegroPotential
+from md import LennardJones
+from md.committee import Committee
 
 STORED = Path(__file__).parent / "model-version-1.safetensors"
 METADATA = {
@@ -113,6 +115,14 @@ def test_saving_refuses_what_it_could_not_read_back(tmp_path, tiny_model):
     with pytest.raises(FileNotFoundError, match=r"folder .* does not exist"):
         model_file.save(tmp_path / "absent" / "model.safetensors", tiny_model)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_network_is_not_saved(tmp_path):
+    path = tmp_path / "model.safetensors"
+    argon = LennardJones.create(["Ar"], [[0.0104]], [[3.4]], 5.0)
+    with pytest.raises(TypeError, match="not a LennardJones; save the network"):
+        model_file.save(path, model_file.Model(Committee.create(argon, argon)))
+    assert not path.exists()
 
 
 def test_absent_file(tmp_path):
