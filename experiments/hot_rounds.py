@@ -1,7 +1,10 @@
 """Run a model where it is hot, have GFN2-xTB say what is wrong where it goes wrong, learn, go on.
 
     pip install tblite ase
-    python experiments/hot_rounds.py 3bpa small_hot small_rounds 3bpa_dynamics/1200K
+    cd experiments
+    python hot_rounds.py 3bpa small_corrected small_rounds 3bpa_dynamics/1200K --hottest 1.6 \\
+        --replicas 8 --picoseconds 15 --frames hot_corrected_rounds.xyz.gz \\
+        --correction 3bpa/runs/correction/model.safetensors
 
 A round runs replicas from the structure of the named run of ``dynamics.py``, at its temperature and
 up to twice as hot, and looks by ``allegro-jax analyse --bonds`` for the first bond of each that
