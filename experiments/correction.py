@@ -14,7 +14,7 @@
 The frames that :mod:`hot_frames` and :mod:`hot_rounds` make have forces of another method than the
 data, and a model cannot fit both. The difference of the two methods is small and smooth, so that
 few frames teach it, and what was learnt from them holds where it is hot. Frames with such forces
-may count ten times as much.
+may count ten times as much. (``reproduce.py 3bpa`` lays out the folder ``data``.)
 """
 
 from __future__ import annotations
