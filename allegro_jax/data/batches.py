@@ -50,6 +50,8 @@ class Batch:
         forces, stress: eV/Å and eV/Å³.
         energy_weight, force_weight, stress_weight: per frame, per row, per frame; with a leading
             axis where the members of a committee have their own.
+        derivatives: whether forces and stress are wanted as well; where energies are the only
+            labels they are not, which is less than half the work.
     """
 
     groups: tuple[RowGroup, ...]
@@ -64,6 +66,7 @@ class Batch:
     energy_weight: Float[Any, "*members frames"]
     force_weight: Float[Any, "*members rows"]
     stress_weight: Float[Any, "*members frames"]
+    derivatives: bool = struct.field(pytree_node=False, default=True)
 
 
 class Assembled(NamedTuple):
@@ -86,6 +89,8 @@ def assemble(
     frames: Int[np.ndarray, " n"],
     layout: Layout,
     reference: Float[np.ndarray, " all_frames"],
+    *,
+    derivatives: bool = True,
 ) -> Assembled:
     """Lay frames out as a batch of host arrays.
 
@@ -94,6 +99,7 @@ def assemble(
         frames: frame numbers; they must fit the layout.
         layout: static shapes.
         reference: reference energy of every frame of the data set, eV, subtracted in float64.
+        derivatives: whether forces and stress are wanted of the batch.
     """
     dtype = data.vectors.dtype
     sizes = data.atom_counts[frames]
@@ -152,6 +158,7 @@ def assemble(
         energy_weight=by_frame(weights * data.has_energy[frames], 0),
         force_weight=by_row((weights * data.has_forces[frames])[frame_of], 0, dtype),
         stress_weight=by_frame(weights * data.has_stress[frames], 0),
+        derivatives=derivatives,
     )
     return Assembled(batch, frames, place, atoms)
 

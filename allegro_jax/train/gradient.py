@@ -9,7 +9,7 @@ and cheap. So the gradient needs two passes over blocks of atoms that keep no ac
    ε = 0: one forward-mode derivative, differentiated in reverse mode.
 
 Memory is that of one block, whatever the batch, and blocks stay in cache. Those without an atom are
-skipped.
+skipped. Where a batch wants energies alone there are no g_i and c_i, and less than half the work.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Prediction(NamedTuple):
 
     Attributes:
         energies: eV per frame, without reference energies.
-        forces: eV/Å per row.
-        virials: eV per frame, Σ v ⊗ ∂E/∂v = V · stress (ASE sign).
+        forces: eV/Å per row; 0 where the batch wants energies alone.
+        virials: eV per frame, Σ v ⊗ ∂E/∂v = V · stress (ASE sign); likewise.
         site_energies: eV per row.
     """
 
@@ -44,7 +44,8 @@ class Prediction(NamedTuple):
 
 
 class Sites(NamedTuple):
-    """Site energies and their gradients, per group: [blocks, rows] and [blocks, rows, width, 3]."""
+    """Site energies and their gradients, per group: [blocks, rows] and [blocks, rows, width, 3];
+    no gradients where energies alone are wanted."""
 
     energies: tuple[Float[Array, "blocks rows"], ...]
     gradients: tuple[Float[Array, "blocks rows width 3"], ...]
@@ -56,16 +57,19 @@ def evaluate_sites(potential: LocalPotential, params: Params, batch: Batch) -> S
     def block(_: None, inputs: tuple[Array, Array, Array, Array]) -> tuple[None, Any]:
         _, _, centre, _ = inputs
 
-        def evaluated(vectors: Array, *rest: Array) -> tuple[Array, Array]:
+        def evaluated(vectors: Array, *rest: Array) -> tuple[Array, ...]:
             def total(vectors: Array) -> tuple[Array, Array]:
                 energies = potential.site_energies(params, vectors, *rest)
                 return energies.sum(), energies
 
+            if not batch.derivatives:
+                return (total(vectors)[1],)
             (_, energies), gradients = jax.value_and_grad(total, has_aux=True)(vectors)
             return energies, gradients
 
-        def skipped(vectors: Array, *_: Array) -> tuple[Array, Array]:
-            return jnp.zeros(vectors.shape[:1], vectors.dtype), jnp.zeros_like(vectors)
+        def skipped(vectors: Array, *_: Array) -> tuple[Array, ...]:
+            energies = jnp.zeros(vectors.shape[:1], vectors.dtype)
+            return (energies, jnp.zeros_like(vectors)) if batch.derivatives else (energies,)
 
         return None, jax.lax.cond(_holds_atoms(centre), evaluated, skipped, *inputs)
 
@@ -73,13 +77,20 @@ def evaluate_sites(potential: LocalPotential, params: Params, batch: Batch) -> S
         jax.lax.scan(block, None, (group.vectors, *rest))[1]
         for group, rest in zip(batch.groups, _slots(batch), strict=True)
     ]
-    return Sites(tuple(energy for energy, _ in pieces), tuple(grad for _, grad in pieces))
+    return Sites(
+        tuple(piece[0] for piece in pieces),
+        tuple(piece[1] for piece in pieces if batch.derivatives),
+    )
 
 
 def predict_from_sites(sites: Sites, batch: Batch) -> Prediction:
     """Energies, forces and virials: linear in the sites."""
     frames = batch.atoms.shape[0]
     energies = jnp.concatenate([energy.reshape(-1) for energy in sites.energies])
+    by_frame = jax.ops.segment_sum(energies, batch.frame, frames)
+    if not batch.derivatives:
+        forces, virials = jnp.zeros_like(batch.forces), jnp.zeros_like(batch.stress)
+        return Prediction(by_frame, forces, virials, energies)
     own = jnp.concatenate([grad.sum(axis=2).reshape(-1, 3) for grad in sites.gradients])
     forces = own
     for group, grad in zip(batch.groups, sites.gradients, strict=True):
@@ -92,7 +103,7 @@ def predict_from_sites(sites: Sites, batch: Batch) -> Prediction:
     )
     virials = jax.ops.segment_sum(virials, batch.frame, frames)
     return Prediction(
-        energies=jax.ops.segment_sum(energies, batch.frame, frames),
+        energies=by_frame,
         forces=forces,
         virials=(virials + virials.swapaxes(1, 2)) / 2,
         site_energies=energies,
@@ -124,11 +135,14 @@ def loss_and_gradient(
     )
     (cotangents,) = pull_back(jnp.ones_like(value))
 
-    def block(gradient: Params, inputs: tuple[Array, ...]) -> tuple[Params, None]:
+    def block(gradient: Params, inputs: tuple[Any, ...]) -> tuple[Params, None]:
         vectors, energy_cotangent, direction, *rest = inputs
         _, centre, _ = rest
 
         def projected(params: Params) -> Array:
+            if direction is None:
+                energies = potential.site_energies(params, vectors, *rest)
+                return jnp.vdot(energy_cotangent, energies)
             energies, derivatives = jax.jvp(
                 lambda vectors: potential.site_energies(params, vectors, *rest),
                 (vectors,),
@@ -142,8 +156,9 @@ def loss_and_gradient(
         return jax.lax.cond(_holds_atoms(centre), added, lambda same: same, gradient), None
 
     gradient = jax.tree.map(jnp.zeros_like, params)
+    directions = cotangents.gradients or (None,) * len(batch.groups)
     for group, energies, gradients, rest in zip(
-        batch.groups, cotangents.energies, cotangents.gradients, _slots(batch), strict=True
+        batch.groups, cotangents.energies, directions, _slots(batch), strict=True
     ):
         gradient, _ = jax.lax.scan(block, gradient, (group.vectors, energies, gradients, *rest))
     return (value, aux), gradient

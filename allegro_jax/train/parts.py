@@ -29,6 +29,7 @@ class Part:
 
     Attributes:
         weights: of every frame, for each member of a committee; ``None`` where all are 1.
+        derivatives: whether any frame carries forces or stress.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Part:
         block_slots = fit.block_slots or max(default_block_slots() // fit.committee, 1)
         self.weights: np.ndarray | None = None
         self.counts = data.counts
+        self.derivatives = bool(np.any(data.has_forces) or np.any(data.has_stress))
         self._asked: tuple[int, int, bool] | None = None
         self._batches: list[tuple[int, np.ndarray]] = []
         self.buckets: list[Bucket] = plan_buckets(
@@ -80,7 +82,9 @@ class Part:
             return [shard(parts[number], layout) for number in self.devices.own]
 
         def shard(frames: np.ndarray, layout: Layout) -> Batch:
-            batch = assemble(self.data, frames, layout, self.reference).batch
+            batch = assemble(
+                self.data, frames, layout, self.reference, derivatives=self.derivatives
+            ).batch
             if self.weights is None:
                 return batch
             return committee.with_weights(batch, self.weights[:, frames])

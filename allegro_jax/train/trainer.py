@@ -291,10 +291,14 @@ class Trainer:
         if self.members > 1:
             weights += f" in each of {self.members} members"
         found = self.preparation.statistics
+        scale = f"{self.preparation.force_scale:.3g}"
+        kind = (
+            f"force RMS {scale} eV/Å" if found.force_rms else f"energies spread by {scale} eV/atom"
+        )
         return (
             f"{len(train)} training and {len(valid)} validation frames of "
             f"{', '.join(self.preparation.model.species)}; {found.average_neighbours:.1f} "
-            f"neighbours per atom, force RMS {self.preparation.force_scale:.3g} eV/Å; "
+            f"neighbours per atom, {kind}; "
             f"{weights}; {self.steps_per_epoch} steps per epoch (batches of "
             f"{self.preparation.batch_size(self.config.training)})"
             f"{self.devices.description()}, "

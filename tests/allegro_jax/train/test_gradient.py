@@ -176,6 +176,29 @@ def test_parts_of_a_batch_add_up(frames, potential, results):
     assert_trees_close(gradient, expected_gradient, 1e-11)
 
 
+def test_energies_alone(batches, potential):
+    """Without labels of forces and stress nothing changes when they are not predicted."""
+    loss = dataclasses.replace(LOSS, energy=3.0)
+
+    @jax.jit
+    def found(params, batch):
+        return loss_and_gradient(potential, params, batch, loss)
+
+    with jax.enable_x64(True):
+        unlabelled = batches[0].batch.replace(
+            force_weight=np.zeros_like(batches[0].batch.force_weight),
+            stress_weight=np.zeros_like(batches[0].batch.stress_weight),
+        )
+        (expected, sums), gradient = jax.device_get(found(potential.params, unlabelled))
+        alone = unlabelled.replace(derivatives=False)
+        (value, alone_sums), alone_gradient = jax.device_get(found(potential.params, alone))
+        predicted = jax.jit(lambda p, b: predict(potential, p, b))(potential.params, alone)
+    assert value > 0 and not predicted.forces.any() and not predicted.virials.any()
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
+    np.testing.assert_allclose(alone_sums, sums, rtol=1e-11)
+    assert_trees_close(alone_gradient, gradient, 1e-12)
+
+
 def test_sites_agree_with_single_points(batches, frames, potential):
     assembled = batches[0]
     with jax.enable_x64(True):
