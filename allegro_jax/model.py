@@ -4,9 +4,8 @@ This file holds the modern architecture (nequip-allegro 0.4 and later), :mod:`al
 the paper's. Both are pure functions of ``(params, config, neighbourhoods)``; neither knows of
 boxes, neighbour lists or devices.
 
-The edges of an atom are adjacent, so sums over neighbours are reductions and the tensor product is
-contracted once per atom. Scalars have the layout [atoms, neighbours, features], which their matrix
-products want; tensors [atoms, channels, components, neighbours], which theirs want.
+The edges of an atom are adjacent, so sums over neighbours are reductions, and all that tensor
+products need is done once per atom (:mod:`allegro_jax.tensor_track`).
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
@@ -24,12 +24,13 @@ from allegro_jax import original, radial
 from allegro_jax.config import AllegroConfig
 from allegro_jax.mlp import apply_mlp, mlp_shapes, scaled_weights, uniform
 from allegro_jax.neighbourhoods import Geometry, geometry
-from allegro_jax.tensor_product import (
+from allegro_jax.tensor_product import TensorProduct, spherical_harmonics, tensor_products
+from allegro_jax.tensor_track import (
     environment_sum,
-    mix_paths,
-    spherical_harmonics,
-    tensor_products,
-    weighted_harmonics,
+    invariant_row,
+    invariants,
+    product_matrix,
+    weigh_paths,
 )
 
 Params = dict[str, Any]
@@ -78,8 +79,25 @@ def parameter_name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
+@struct.dataclass
+class Prepared:
+    """Weights as the network multiplies by them, from :func:`prepare`."""
+
+    weights: Params
+
+
+def prepare(params: Params, config: AllegroConfig) -> Prepared:
+    """Weights with their factors, and in the order and the products in which they are used.
+
+    Where a network is evaluated block by block this is done once, before the first.
+    """
+    if config.architecture == "original":
+        return Prepared(params)
+    return Prepared(_prepare_modern(params, config))
+
+
 def site_energies(
-    params: Params,
+    params: Params | Prepared,
     config: AllegroConfig,
     vectors: Float[Array, "n K 3"],
     mask: Bool[Array, "n K"],
@@ -89,7 +107,8 @@ def site_energies(
     """Energies of ``n`` atoms from their neighbourhoods, eV, without ``species_shifts``.
 
     Args:
-        params: weights from :func:`init` (any floating type: it is that of the network).
+        params: weights from :func:`init` (any floating type: it is that of the network), or what
+            :func:`prepare` made of them.
         config: the hyperparameters.
         vectors: r_neighbour − r_centre, Å (any floating type: it is that of the geometry and of the
             result).
@@ -100,18 +119,19 @@ def site_energies(
     Precision follows the reference: geometry, Bessel functions and harmonics in the vectors' type,
     the network in the weights', scales and the ZBL term in the vectors'.
     """
+    weights = (params if isinstance(params, Prepared) else prepare(params, config)).weights
     edges = geometry(
         vectors, mask, centre_species, neighbour_species, config.cutoff, config.pair_cutoffs
     )
     network = original.network if config.architecture == "original" else _network
-    energies = network(params, config, edges).astype(vectors.dtype)
-    if "scales" in params:
-        scales = params["scales"].astype(vectors.dtype)
+    energies = network(weights, config, edges).astype(vectors.dtype)
+    if "scales" in weights:
+        scales = weights["scales"].astype(vectors.dtype)
     else:
         scales = jnp.asarray(config.per_species("species_scales"), vectors.dtype)
     energies = energies * scales[edges.centre_species]
-    if "shifts" in params:
-        energies = energies + params["shifts"].astype(vectors.dtype)[edges.centre_species]
+    if "shifts" in weights:
+        energies = energies + weights["shifts"].astype(vectors.dtype)[edges.centre_species]
     if config.zbl:
         numbers = jnp.asarray(config.atomic_numbers, vectors.dtype)
         repulsion = radial.zbl(
@@ -169,8 +189,7 @@ def _init_modern(keys: _Keys, config: AllegroConfig, dtype: Any) -> Params:
     params["tensor_embedding"] = uniform(keys(), (scalars, channels * degrees), dtype)
     params["first_projection"] = uniform(keys(), (scalars, scalars + env_weights), dtype)
     params["layers"] = []
-    products = tensor_products(config.l_max, config.parity, config.num_layers)
-    for layer, product in enumerate(products):
+    for layer, product in enumerate(products_of(config)):
         paths = len(product.paths)
         shape = (channels, paths) if config.path_channel_coupling else (paths,)
         last = layer == config.num_layers - 1
@@ -188,77 +207,103 @@ def _init_modern(keys: _Keys, config: AllegroConfig, dtype: Any) -> Params:
     return params
 
 
+def products_of(config: AllegroConfig) -> tuple[TensorProduct, ...]:
+    return tensor_products(config.l_max, config.parity, config.num_layers)
+
+
+def _prepare_modern(params: Params, config: AllegroConfig) -> Params:
+    """The same dictionary but for:
+
+    ``basis_linear`` and every MLP: with the factors that keep variances. ``projection``: both
+    linear maps of the two-body embedding in one, [S, S + env + R·U], where env is R·U or U.
+    ``layers``: weights of harmonics are degrees first, and ``tensor_product`` is a
+    :class:`~allegro_jax.tensor_track.ProductWeights`.
+    """
+    forward, scalars = config.forward_normalize, config.num_scalar_features
+
+    def degrees_first(weight: Array, start: int) -> Array:
+        """The columns from ``start`` on, which are (U, R) in the files, as (R, U)."""
+        before, after = jnp.split(weight, [start], axis=1)
+        after = after.reshape(len(after), config.num_tensor_features, -1)
+        return jnp.concatenate([before, after.swapaxes(1, 2).reshape(len(after), -1)], axis=1)
+
+    prepared = dict(params)
+    if "basis_linear" in params:
+        (prepared["basis_linear"],) = scaled_weights(
+            [params["basis_linear"]], "none", forward=forward
+        )
+    for name in ("two_body", "readout"):
+        nonlinearity = getattr(config, f"{name}_nonlinearity")
+        prepared[name] = scaled_weights(params[name], nonlinearity, forward=forward)
+    (embedding,) = scaled_weights([prepared.pop("tensor_embedding")], "none", forward=forward)
+    (projection,) = scaled_weights([prepared.pop("first_projection")], "none")
+    prepared["projection"] = jnp.concatenate(
+        [degrees_first(projection, scalars), degrees_first(embedding, 0)], axis=1
+    )
+    prepared["layers"] = []
+    for product, layer in zip(products_of(config), params["layers"], strict=True):
+        latent = scaled_weights(layer["latent"], config.latent_nonlinearity, forward=forward)
+        latent[-1] = degrees_first(latent[-1], scalars)
+        prepared["layers"].append(
+            {"tensor_product": weigh_paths(product, layer["tensor_product"]), "latent": latent}
+        )
+    return prepared
+
+
 def two_body(
-    params: Params, config: AllegroConfig, edges: Geometry
+    weights: Params, config: AllegroConfig, edges: Geometry
 ) -> tuple[Float[Array, "n K S"], Float[Array, "n K env"], Float[Array, "n K embed"]]:
-    """What depends on the distance and the species of a pair alone.
+    """What depends on the distance and the species of a pair alone, from prepared weights.
 
     Returns:
-        The first latent x⁰; the weights of the first environment, U·R or U of them; and those of
-        the features, U·R of them.
+        The first latent x⁰; the weights of the first environment, R·U or U of them; and those of
+        the features, R·U of them.
     """
-    embedding = _two_body_embedding(params, config, edges, params["first_projection"].dtype)
-    weights = scaled_weights(
-        params["two_body"], config.two_body_nonlinearity, forward=config.forward_normalize
-    )
-    e = apply_mlp(weights, embedding, config.two_body_nonlinearity)
-
-    # both linear maps of e at once
-    (tensor_embedding,) = scaled_weights(
-        [params["tensor_embedding"]], "none", forward=config.forward_normalize
-    )
-    (first_projection,) = scaled_weights([params["first_projection"]], "none")
-    projected = e @ jnp.concatenate([first_projection, tensor_embedding], axis=1)
+    embedding = _two_body_embedding(weights, config, edges, weights["projection"].dtype)
+    e = apply_mlp(weights["two_body"], embedding, config.two_body_nonlinearity)
+    features = config.num_tensor_features * (config.l_max + 1)
+    projection = weights["projection"]
     x, env, embed = jnp.split(
-        projected, [config.num_scalar_features, first_projection.shape[1]], axis=-1
+        e @ projection, [config.num_scalar_features, projection.shape[1] - features], axis=-1
     )
     return x, env, embed
 
 
-def _network(params: Params, config: AllegroConfig, edges: Geometry) -> Float[Array, " n"]:
+def _network(weights: Params, config: AllegroConfig, edges: Geometry) -> Float[Array, " n"]:
     """Site energies before scale and shift."""
-    dtype = params["first_projection"].dtype
-    scalars, channels, l_max = config.num_scalar_features, config.num_tensor_features, config.l_max
+    dtype, scalars = weights["projection"].dtype, config.num_scalar_features
     neighbours_norm = 1 / np.sqrt(np.asarray(config.per_species("average_neighbours")))
     norm = jnp.asarray(neighbours_norm, dtype)[edges.centre_species][:, None, None]
+    harmonics = spherical_harmonics(edges.unit_vectors, config.l_max).astype(dtype)
 
-    def env_weights(flat: Array) -> Array:
-        """[n, K, U·R] (or [n, K, U]) as [n, U, R, K]."""
-        shaped = jnp.swapaxes(flat, 1, 2).reshape(flat.shape[0], channels, -1, flat.shape[1])
-        return jnp.broadcast_to(shaped, (flat.shape[0], channels, l_max + 1, flat.shape[1]))
+    def of_all_degrees(env: Array) -> Array:
+        """Weights of the harmonics, the same for all degrees if there are no others."""
+        each = env.shape[-1] > config.num_tensor_features
+        return env if each else jnp.tile(env, config.l_max + 1)
 
-    harmonics = spherical_harmonics(edges.unit_vectors, l_max).astype(dtype)
-    harmonics = jnp.swapaxes(harmonics, 1, 2)
-    x, env, embed = two_body(params, config, edges)
+    x, env, embed = two_body(weights, config, edges)
     latents = [x]
-    features = weighted_harmonics(env_weights(embed), harmonics)
-
-    products = tensor_products(l_max, config.parity, config.num_layers)
-    for layer, (product, weights) in enumerate(zip(products, params["layers"], strict=True)):
-        environment = norm * environment_sum(env_weights(env), harmonics)
-        features = mix_paths(product, features, environment, weights["tensor_product"])
-        latent = scaled_weights(
-            weights["latent"], config.latent_nonlinearity, forward=config.forward_normalize
-        )
-        invariants = jnp.swapaxes(features[:, :, 0], 1, 2)  # 0e comes first
+    matrices: list[Array] = []
+    for product, layer in zip(products_of(config), weights["layers"], strict=True):
+        environment = norm * environment_sum(of_all_degrees(env), harmonics)
+        row = invariant_row(product, layer["tensor_product"], environment, matrices)
+        inputs = [*latents, invariants(row, embed, harmonics)]
         out = apply_mlp(
-            latent, jnp.concatenate([*latents, invariants], axis=-1), config.latent_nonlinearity
+            layer["latent"], jnp.concatenate(inputs, axis=-1), config.latent_nonlinearity
         )
         latents.append(out[..., :scalars])
-        if layer < config.num_layers - 1:
+        if layer["tensor_product"].matrix is not None:
             env = out[..., scalars:]
+            matrices.append(product_matrix(layer["tensor_product"], environment))
 
-    readout = scaled_weights(
-        params["readout"], config.readout_nonlinearity, forward=config.forward_normalize
-    )
     edge_energies = apply_mlp(
-        readout, jnp.concatenate(latents, axis=-1), config.readout_nonlinearity
+        weights["readout"], jnp.concatenate(latents, axis=-1), config.readout_nonlinearity
     )
     return jnp.sum(edge_energies[..., 0], axis=1) * norm[:, 0, 0] / math.sqrt(2)
 
 
 def _two_body_embedding(
-    params: Params, config: AllegroConfig, edges: Geometry, dtype: Any
+    weights: Params, config: AllegroConfig, edges: Geometry, dtype: Any
 ) -> Float[Array, "n K D"]:
     """Distances and species of the pairs as D features that vanish at the cutoff."""
     if config.radial_basis == "spline":
@@ -266,22 +311,19 @@ def _two_body_embedding(
         basis = jnp.where(edges.inside[..., None], basis, 0).astype(dtype)
         pair = radial.pair_index(edges.centre_species, edges.neighbour_species, config.num_species)
         if config.num_species == 1:
-            return basis @ params["spline"][0].T
-        return jnp.einsum("nkds,nks->nkd", params["spline"][pair], basis)
+            return basis @ weights["spline"][0].T
+        return jnp.einsum("nkds,nks->nkd", weights["spline"][pair], basis)
 
-    if "bessel" in params:
-        frequencies = params["bessel"].astype(edges.x.dtype)
+    if "bessel" in weights:
+        frequencies = weights["bessel"].astype(edges.x.dtype)
     else:
         frequencies = jnp.arange(1, config.num_bessels + 1, dtype=edges.x.dtype)
     bessel = radial.bessel_basis(edges.x, frequencies).astype(dtype)
     cutoff = radial.envelope(edges.x, config.cutoff_power).astype(dtype)
     cutoff = jnp.where(edges.inside, cutoff, 0)
-    (basis_linear,) = scaled_weights(
-        [params["basis_linear"]], "none", forward=config.forward_normalize
-    )
-    radial_part = (bessel * cutoff[..., None]) @ basis_linear
-    centre = params["type_embedding"]["centre"][edges.centre_species]
-    neighbour = _rows(params["type_embedding"]["neighbour"], edges.neighbour_species)
+    radial_part = (bessel * cutoff[..., None]) @ weights["basis_linear"]
+    centre = weights["type_embedding"]["centre"][edges.centre_species]
+    neighbour = _rows(weights["type_embedding"]["neighbour"], edges.neighbour_species)
     centre = jnp.broadcast_to(centre[:, None], neighbour.shape)
     return jnp.concatenate([centre, neighbour], axis=-1) * radial_part
 

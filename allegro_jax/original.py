@@ -23,11 +23,10 @@ from allegro_jax.mlp import apply_mlp, mlp_shapes, scaled_weights_original, unif
 from allegro_jax.neighbourhoods import Geometry
 from allegro_jax.tensor_product import (
     TensorProduct,
-    environment_sum,
-    separate_paths,
+    harmonics,
+    slices,
     spherical_harmonics,
     tensor_products,
-    weighted_harmonics,
 )
 
 
@@ -126,9 +125,9 @@ def network(params: dict[str, Any], config: AllegroConfig, edges: Geometry) -> F
         env = mlp([weights["environment"]], x, "none")
         if features is None:
             embed, env = jnp.split(env, 2, axis=-1)
-            features = weighted_harmonics(env_weights(embed), harmonics)
-        environment = norm * environment_sum(env_weights(env), harmonics)
-        by_irrep = separate_paths(product, features, environment)
+            features = _weighted_harmonics(env_weights(embed), harmonics)
+        environment = norm * _environment_sum(env_weights(env), harmonics)
+        by_irrep = _separate_paths(product, features, environment)
         invariants = _flat_channels(by_irrep[0])[:, 0].swapaxes(1, 2)  # 0e comes first
         features = _mix_channels(by_irrep, weights["linear"])
     x = update(x, params["final_latent"], invariants)
@@ -168,3 +167,60 @@ def _mix_channels(by_irrep: list[Array], weights: list[Array]) -> Float[Array, "
         ],
         axis=2,
     )
+
+
+def _weighted_harmonics(
+    weights: Float[Array, "n u degrees K"], harmonics: Float[Array, "n b K"]
+) -> Float[Array, "n u b K"]:
+    """weights[n, u, l(b), k] · harmonics[n, b, k]."""
+    return jnp.concatenate(
+        [
+            weights[:, :, degree, None] * harmonics[:, None, span]
+            for degree, span in enumerate(_degrees(weights.shape[2]))
+        ],
+        axis=2,
+    )
+
+
+def _environment_sum(
+    weights: Float[Array, "n u degrees K"], harmonics: Float[Array, "n b K"]
+) -> Float[Array, "n u b"]:
+    """Σ_k weights[n, u, l(b), k] · harmonics[n, b, k]."""
+    return jnp.concatenate(
+        [
+            jnp.einsum("nuk,nbk->nub", weights[:, :, degree], harmonics[:, span])
+            for degree, span in enumerate(_degrees(weights.shape[2]))
+        ],
+        axis=2,
+    )
+
+
+def _degrees(count: int) -> tuple[slice, ...]:
+    return slices(harmonics(count - 1))
+
+
+def _separate_paths(
+    product: TensorProduct,
+    features: Float[Array, "n u a K"],
+    environment: Float[Array, "n u b"],
+) -> list[Float[Array, "n u paths c K"]]:
+    """CG_path(features, environment) of every path, by output irrep: the original's product."""
+    left_spans, right_spans = slices(product.left), slices(product.right)
+    results: dict[tuple[int, int, int], Array] = {}
+    for i_left, span in enumerate(left_spans):
+        paths = [path for path in product.paths if path[0] == i_left]
+        matrices = [
+            jnp.einsum(
+                "nub,abc->nuca",
+                environment[:, :, right_spans[path[1]]],
+                jnp.asarray(product.coefficients(path), environment.dtype),
+            )
+            for path in paths
+        ]
+        out = jnp.einsum("nuca,nuak->nuck", jnp.concatenate(matrices, axis=2), features[:, :, span])
+        ends = np.cumsum([matrix.shape[2] for matrix in matrices])[:-1]
+        results |= dict(zip(paths, jnp.split(out, ends, axis=2), strict=True))
+    return [
+        jnp.stack([results[path] for path in product.paths if path[2] == i_out], axis=2)
+        for i_out in range(len(product.out))
+    ]

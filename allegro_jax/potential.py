@@ -60,11 +60,18 @@ class AllegroPotential:
     def bytes_per_slot(self) -> int:
         """Memory that the value and gradient of one slot take, estimated from the widths."""
         config = self.config
-        harmonics = (config.l_max + 1) ** 2
-        tensor = config.num_tensor_features * harmonics * (2 if config.parity else 1)
+        tensor = config.num_tensor_features * (config.l_max + 1)
+        if config.architecture == "original":  # which has tensor features of edges
+            tensor *= (config.l_max + 1) * (2 if config.parity else 1)
         hidden = sum(config.latent_hidden) + 2 * config.num_scalar_features
         per_layer = 3 * tensor + 4 * hidden
-        return 4 * (per_layer * (config.num_layers + 1) + 4 * sum(config.two_body_hidden))
+        memory = 4 * (per_layer * (config.num_layers + 1) + 4 * sum(config.two_body_hidden))
+        # on a CPU blocks of a quarter of what the engine takes for its cache are the quickest
+        cache = config.architecture == "modern" and jax.default_backend() == "cpu"
+        return 4 * memory if cache else memory
+
+    def prepare(self, params: Any) -> model.Prepared:
+        return model.prepare(params, self.config)
 
     def site_energies(
         self,

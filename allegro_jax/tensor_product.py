@@ -8,7 +8,6 @@ import itertools
 import math
 
 import e3nn_jax as e3nn
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float
@@ -119,59 +118,8 @@ def tensor_products(l_max: int, parity: bool, num_layers: int) -> tuple[TensorPr
     )
 
 
-def weighted_harmonics(
-    weights: Float[Array, "n u degrees K"], harmonics: Float[Array, "n b K"]
-) -> Float[Array, "n u b K"]:
-    """weights[n, u, l(b), k] · harmonics[n, b, k]."""
-    return jnp.concatenate(
-        [
-            weights[:, :, degree, None] * harmonics[:, None, span]
-            for degree, span in enumerate(_degrees(weights.shape[2]))
-        ],
-        axis=2,
-    )
-
-
-def environment_sum(
-    weights: Float[Array, "n u degrees K"], harmonics: Float[Array, "n b K"]
-) -> Float[Array, "n u b"]:
-    """Σ_k weights[n, u, l(b), k] · harmonics[n, b, k]."""
-    return jnp.concatenate(
-        [
-            jnp.einsum("nuk,nbk->nub", weights[:, :, degree], harmonics[:, span])
-            for degree, span in enumerate(_degrees(weights.shape[2]))
-        ],
-        axis=2,
-    )
-
-
-def _degrees(count: int) -> tuple[slice, ...]:
-    return slices(harmonics(count - 1))
-
-
-def mix_paths(
-    product: TensorProduct,
-    features: Float[Array, "n u a K"],
-    environment: Float[Array, "n u b"],
-    weights: Float[Array, "u paths"] | Float[Array, " paths"],
-) -> Float[Array, "n u c K"]:
-    """Σ_paths W[u, path] · CG_path(features, environment): the product of the modern architecture.
-
-    The environment belongs to the atom, so it is first contracted with the weighted coefficients to
-    one matrix per atom and channel; the neighbours then see a matrix product.
-    """
-    table = _coefficient_table(product)
-    if weights.ndim == 1:
-        mixed = jnp.einsum("p,pbca->bca", weights, jnp.asarray(table, weights.dtype))
-        matrix = jnp.einsum("nub,bca->nuca", environment, mixed)
-    else:
-        mixed = jnp.einsum("up,pbca->ubca", weights, jnp.asarray(table, weights.dtype))
-        matrix = jnp.einsum("nub,ubca->nuca", environment, mixed)
-    return jnp.einsum("nuca,nuak->nuck", matrix, features)
-
-
 @functools.cache
-def _coefficient_table(product: TensorProduct) -> np.ndarray:
+def coefficient_table(product: TensorProduct) -> np.ndarray:
     """The coefficients of all paths as one array [paths, b, c, a]."""
     spans = slices(product.left), slices(product.right), slices(product.out)
     table = np.zeros(
@@ -188,28 +136,7 @@ def _coefficient_table(product: TensorProduct) -> np.ndarray:
     return table
 
 
-def separate_paths(
-    product: TensorProduct,
-    features: Float[Array, "n u a K"],
-    environment: Float[Array, "n u b"],
-) -> list[Float[Array, "n u paths c K"]]:
-    """CG_path(features, environment) of every path, by output irrep: the original's product."""
-    left_spans, right_spans = slices(product.left), slices(product.right)
-    results: dict[tuple[int, int, int], Array] = {}
-    for i_left, span in enumerate(left_spans):
-        paths = [path for path in product.paths if path[0] == i_left]
-        matrices = [
-            jnp.einsum(
-                "nub,abc->nuca",
-                environment[:, :, right_spans[path[1]]],
-                jnp.asarray(product.coefficients(path), environment.dtype),
-            )
-            for path in paths
-        ]
-        out = jnp.einsum("nuca,nuak->nuck", jnp.concatenate(matrices, axis=2), features[:, :, span])
-        ends = np.cumsum([matrix.shape[2] for matrix in matrices])[:-1]
-        results |= dict(zip(paths, jnp.split(out, ends, axis=2), strict=True))
-    return [
-        jnp.stack([results[path] for path in product.paths if path[2] == i_out], axis=2)
-        for i_out in range(len(product.out))
-    ]
+def degrees_of_components(components: int) -> np.ndarray:
+    """The degree of each component of harmonics that have so many in all."""
+    degrees = np.arange(math.isqrt(components))
+    return np.repeat(degrees, 2 * degrees + 1)

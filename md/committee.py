@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from md import totals
 from md.evaluation import DEFAULT_BYTES_PER_SLOT, Evaluation, evaluate
-from md.local_potential import LocalPotential
+from md.local_potential import LocalPotential, prepared
 from md.totals import Axes
 
 
@@ -105,6 +105,9 @@ class Committee:
     @property
     def pairwise(self) -> bool:
         return getattr(self.member, "pairwise", False)
+
+    def prepare(self, params: Any) -> Any:
+        return jax.vmap(lambda own: prepared(self.member, own))(params)
 
     def site_energies(
         self,

@@ -20,7 +20,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from md import cells, fixed_point
-from md.local_potential import LocalPotential
+from md.local_potential import LocalPotential, prepared
 
 # Memory of a block, as potentials state it. On a CPU a block should stay near the cache (twice and
 # half of this are a quarter slower with Allegro of 64 features); on an accelerator it should fill
@@ -123,13 +123,17 @@ def pair_gradients(
     mask: Bool[Array, "n K"],
     centre_species: Int[Array, " n"],
     neighbour_species: Int[Array, "n K"],
+    params: Any = None,
 ) -> tuple[Float[Array, " n"], Float[Array, "n K 3"]]:
-    """Site energies of one block and their gradients ∂E_i/∂r_ik."""
+    """Site energies of one block and their gradients ∂E_i/∂r_ik.
+
+    ``params`` are the weights where they have been prepared for several blocks.
+    """
+    if params is None:
+        params = potential.params
 
     def total(vectors: Array) -> tuple[Array, Array]:
-        energies = potential.site_energies(
-            potential.params, vectors, mask, centre_species, neighbour_species
-        )
+        energies = potential.site_energies(params, vectors, mask, centre_species, neighbour_species)
         return jnp.sum(energies), energies
 
     (_, energies), gradients = jax.value_and_grad(total, has_aux=True)(vectors)
@@ -168,6 +172,7 @@ def _in_blocks(
                 lambda: _in_blocks(*arguments, with_virial=False),
             )
         with_virial = True
+    params = prepared(potential, potential.params)
     blocks = math.ceil(n / block_size)
     size = math.ceil(n / blocks)  # even blocks
 
@@ -188,7 +193,7 @@ def _in_blocks(
         neighbour_species = species[jnp.minimum(block_indices, atoms - 1)].astype(jnp.int32)
         neighbour_species = jnp.maximum(neighbour_species, 0)
         energies, gradients = pair_gradients(
-            potential, vectors, mask, block_species, neighbour_species
+            potential, vectors, mask, block_species, neighbour_species, params
         )
         forces = add_forces(forces, rows, block_indices, gradients)
         virial = add_virial(virial, vectors, gradients)

@@ -26,9 +26,10 @@ class LocalPotential(Protocol):
             host in float64, they would swallow the digits of a float32 sum.
 
     It may also have ``bytes_per_slot``, the memory that the value and gradient of one neighbour
-    take, from which the size of blocks is chosen; and ``pairwise = True`` if each site energy is
-    half of a sum over pairs that is the same seen from either atom, which saves the engine half
-    the work of adding forces up.
+    take, from which the size of blocks is chosen; ``prepare(params)``, which does to the weights
+    what need not be done again in every block (see :func:`prepared`); and ``pairwise = True`` if
+    each site energy is half of a sum over pairs that is the same seen from either atom, which
+    saves the engine half the work of adding forces up.
     """
 
     params: Any
@@ -66,6 +67,15 @@ class LocalPotential(Protocol):
         Values and gradients are finite in padded rows and slots.
         """
         ...
+
+
+def prepared(potential: Any, params: Any) -> Any:
+    """The weights as ``site_energies`` is quickest with: what ``potential.prepare`` makes of them.
+
+    It is differentiable, and done once for all blocks of atoms.
+    """
+    prepare = getattr(potential, "prepare", None)
+    return params if prepare is None else prepare(params)
 
 
 def precision_of(potential: Any) -> str:

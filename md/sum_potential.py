@@ -10,7 +10,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from md.evaluation import DEFAULT_BYTES_PER_SLOT
-from md.local_potential import LocalPotential
+from md.local_potential import LocalPotential, prepared
 
 
 @struct.dataclass
@@ -79,6 +79,9 @@ class Sum:
     @property
     def pairwise(self) -> bool:
         return all(getattr(part, "pairwise", False) for part in self.parts)
+
+    def prepare(self, params: Any) -> Any:
+        return tuple(prepared(part, own) for part, own in zip(self.parts, params, strict=True))
 
     def site_energies(
         self,

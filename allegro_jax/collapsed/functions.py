@@ -87,12 +87,15 @@ def _modern_parts(
     paths = jnp.atleast_2d(layer["tensor_product"])  # [U or 1, R]
     weights = through[scalars:, None] * paths * _path_factors(config).astype(paths.dtype)
 
-    x, env, embed = model.two_body(params, config, edges)
+    x, *pair_weights = model.two_body(model.prepare(params, config).weights, config, edges)
     norm = _neighbours_norm(config, edges, x.dtype)
     alpha = x @ (readout[:scalars, 0] + through[:scalars]) * (norm / math.sqrt(2))
-    shape = (*alpha.shape, config.num_tensor_features, -1)
-    b = embed.reshape(shape) * weights * (norm / math.sqrt(2))[..., None, None]
-    a = env.reshape(shape) * norm[..., None, None]
+    env, embed = (
+        jnp.swapaxes(flat.reshape(*alpha.shape, -1, config.num_tensor_features), -1, -2)
+        for flat in pair_weights
+    )
+    b = embed * weights * (norm / math.sqrt(2))[..., None, None]
+    a = env * norm[..., None, None]
     return alpha, b, jnp.broadcast_to(a, b.shape)
 
 

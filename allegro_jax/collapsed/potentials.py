@@ -33,6 +33,9 @@ class CollapsedAllegro(AllegroPotential):
         hidden = sum(self.config.two_body_hidden) + 2 * self.config.num_scalar_features
         return 4 * (4 * hidden + 4 * num_functions(self.config))
 
+    def prepare(self, params: Any) -> Any:  # what it does is for the network
+        return params
+
     def site_energies(
         self,
         params: Any,
@@ -64,6 +67,9 @@ class TabulatedAllegro(AllegroPotential):
         # On a CPU, where the blocks of large potentials fit the engine's notion of a cache, this
         # one's would not: blocks of half a million slots take twice the time of these.
         return memory if jax.default_backend() != "cpu" else max(memory, _CPU_BYTES_PER_SLOT)
+
+    def prepare(self, params: Any) -> Any:  # what it does is for the network
+        return params
 
     def site_energies(
         self,

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from allegro_jax.data.batches import Batch, RowGroup
-from md.local_potential import LocalPotential
+from md.local_potential import LocalPotential, prepared
 
 Params = Any
 
@@ -52,7 +52,10 @@ class Sites(NamedTuple):
 
 
 def evaluate_sites(potential: LocalPotential, params: Params, batch: Batch) -> Sites:
-    """Site energies and pair gradients of a batch, one block of rows after another."""
+    """Site energies and pair gradients of a batch, one block of rows after another.
+
+    ``params`` are best prepared (:func:`md.local_potential.prepared`).
+    """
 
     def block(_: None, inputs: tuple[Array, Array, Array, Array]) -> tuple[None, Any]:
         _, _, centre, _ = inputs
@@ -112,7 +115,8 @@ def predict_from_sites(sites: Sites, batch: Batch) -> Prediction:
 
 def predict(potential: LocalPotential, params: Params, batch: Batch) -> Prediction:
     """Energies (without reference energies), forces and virials of a batch."""
-    return predict_from_sites(evaluate_sites(potential, params, batch), batch)
+    weights = prepared(potential, params)
+    return predict_from_sites(evaluate_sites(potential, weights, batch), batch)
 
 
 def loss_and_gradient(
@@ -129,7 +133,8 @@ def loss_and_gradient(
         batch: frames with labels.
         loss: from predictions to (value, auxiliary output).
     """
-    sites = evaluate_sites(potential, params, batch)
+    weights, pull_weights = jax.vjp(lambda params: prepared(potential, params), params)
+    sites = evaluate_sites(potential, weights, batch)
     value, pull_back, aux = jax.vjp(
         lambda sites: loss(predict_from_sites(sites, batch), batch), sites, has_aux=True
     )
@@ -139,29 +144,29 @@ def loss_and_gradient(
         vectors, energy_cotangent, direction, *rest = inputs
         _, centre, _ = rest
 
-        def projected(params: Params) -> Array:
+        def projected(weights: Params) -> Array:
             if direction is None:
-                energies = potential.site_energies(params, vectors, *rest)
+                energies = potential.site_energies(weights, vectors, *rest)
                 return jnp.vdot(energy_cotangent, energies)
             energies, derivatives = jax.jvp(
-                lambda vectors: potential.site_energies(params, vectors, *rest),
+                lambda vectors: potential.site_energies(weights, vectors, *rest),
                 (vectors,),
                 (direction,),
             )
             return jnp.vdot(energy_cotangent, energies) + derivatives.sum()
 
         def added(gradient: Params) -> Params:
-            return jax.tree.map(jnp.add, gradient, jax.grad(projected)(params))
+            return jax.tree.map(jnp.add, gradient, jax.grad(projected)(weights))
 
         return jax.lax.cond(_holds_atoms(centre), added, lambda same: same, gradient), None
 
-    gradient = jax.tree.map(jnp.zeros_like, params)
+    gradient = jax.tree.map(jnp.zeros_like, weights)
     directions = cotangents.gradients or (None,) * len(batch.groups)
     for group, energies, gradients, rest in zip(
         batch.groups, cotangents.energies, directions, _slots(batch), strict=True
     ):
         gradient, _ = jax.lax.scan(block, gradient, (group.vectors, energies, gradients, *rest))
-    return (value, aux), gradient
+    return (value, aux), pull_weights(gradient)[0]
 
 
 def _slots(
