@@ -42,8 +42,9 @@ class Part:
     ) -> None:
         fit = config.training
         self.data, self.reference, self.devices = data, preparation.reference(data), devices
-        # what members need at once adds up
-        block_slots = fit.block_slots or max(default_block_slots() // fit.committee, 1)
+        block_slots = fit.block_slots or default_block_slots(
+            data, preparation.batch_size(fit) / devices.number, fit.committee
+        )
         self.weights: np.ndarray | None = None
         self.counts = data.counts
         self.derivatives = bool(np.any(data.has_forces) or np.any(data.has_stress))
@@ -94,6 +95,22 @@ class Part:
                 yield self.devices.place(shards)
 
 
-def default_block_slots() -> int:
-    """Neighbour slots evaluated at once: what stays in a processor's cache, or fills a GPU."""
-    return 256 if jax.default_backend() == "cpu" else 1 << 17
+# On a CPU: slots of a batch that is quickest evaluated at once, and of the blocks of a larger one.
+# (3BPA: 540 slots of one frame 12.1 ms at once, 16.1 in blocks; 2,700 of five 69 and 61.)
+CPU_BATCH, CPU_BLOCK = 1536, 256
+ACCELERATOR_BLOCK = 1 << 17
+
+
+def default_block_slots(data: DataSet, batch_size: float, members: int = 1) -> int:
+    """Neighbour slots evaluated at once: a small batch, or what stays in a processor's cache; or
+    what fills a GPU.
+
+    Args:
+        data: the frames.
+        batch_size: frames on each device.
+        members: of a committee; what they need at once adds up.
+    """
+    if jax.default_backend() != "cpu":
+        return max(ACCELERATOR_BLOCK // members, 1)
+    small = members * batch_size * data.neighbour_counts.sum() <= CPU_BATCH * len(data)
+    return max((CPU_BATCH if small else CPU_BLOCK) // members, 1)

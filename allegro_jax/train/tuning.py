@@ -153,7 +153,10 @@ def _tune(
     sizes = sorted({*batch_sizes} if batch_sizes else {*BATCH_SIZES, preparation.batch_size(fit)})
     least, most = (fit.devices or 1) * jax.process_count(), len(preparation.train)
     sizes = [size for size in sizes if least <= size <= most] or [max(least, most)]
-    slots = fit.block_slots or max(default_block_slots() // fit.committee, 1)
+
+    def usual_slots(batch_size: int) -> int:
+        each = batch_size / trainer.devices.number
+        return fit.block_slots or default_block_slots(preparation.train, each, fit.committee)
 
     def measured(batch_size: int, block: int) -> Estimate:
         say(f"Measuring batch_size {batch_size}, block_slots {block} ...")
@@ -171,10 +174,11 @@ def _tune(
         for size in sizes
         for groups in sorted({*ROW_GROUPS, fit.row_groups})
     )
-    estimates = [measured(size, slots) for size in sizes]
+    estimates = [measured(size, usual_slots(size)) for size in sizes]
     best = recommend(estimates)
-    blocks = sorted({*block_slots} if block_slots else {max(slots // 4, 1), 4 * slots})
     size = best.batch_size if best else sizes[0]
+    slots = usual_slots(size)
+    blocks = sorted({*block_slots} if block_slots else {max(slots // 4, 1), 4 * slots})
     estimates += [measured(size, block) for block in blocks if block != slots]
     return Tuning(
         device=jax.devices()[0].device_kind,
