@@ -242,11 +242,11 @@ def _prepare_modern(params: Params, config: AllegroConfig) -> Params:
     )
     prepared["layers"] = []
     for product, layer in zip(products_of(config), params["layers"], strict=True):
+        last = len(prepared["layers"]) == config.num_layers - 1
         latent = scaled_weights(layer["latent"], config.latent_nonlinearity, forward=forward)
         latent[-1] = degrees_first(latent[-1], scalars)
-        prepared["layers"].append(
-            {"tensor_product": weigh_paths(product, layer["tensor_product"]), "latent": latent}
-        )
+        weighed = weigh_paths(product, layer["tensor_product"], last=last)
+        prepared["layers"].append({"tensor_product": weighed, "latent": latent})
     return prepared
 
 

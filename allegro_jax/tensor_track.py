@@ -34,19 +34,21 @@ class ProductWeights:
 
     Attributes:
         invariant: of 0e, which couples each component of the features with one of the environment.
-        matrix: of all outputs; ``None`` in the last layer, which has no other.
+        matrix: of all outputs; ``None`` in the last layer, where no more is needed.
     """
 
     invariant: Float[Array, "*u a"]
     matrix: Float[Array, "*u b c a"] | None
 
 
-def weigh_paths(product: TensorProduct, weights: Float[Array, "*u paths"]) -> ProductWeights:
-    """Σ_paths W[u, path] · CG_path."""
+def weigh_paths(
+    product: TensorProduct, weights: Float[Array, "*u paths"], *, last: bool
+) -> ProductWeights:
+    """Σ_paths W[u, path] · CG_path, of the last layer or another."""
     table, partner = coefficient_table(product), _partners(product)
     components = np.arange(table.shape[3])
     diagonal = jnp.asarray(table[:, partner, 0, components], weights.dtype)
-    if table.shape[2] == 1:
+    if last:
         return ProductWeights(weights @ diagonal, None)
     matrix = jnp.einsum("...p,pbca->...bca", weights, jnp.asarray(table, weights.dtype))
     return ProductWeights(weights @ diagonal, matrix)

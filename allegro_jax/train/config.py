@@ -98,7 +98,8 @@ class FitConfig:
         devices: how many evaluate a batch (of each process); ``null`` for as many as JAX finds and
             have a frame to evaluate. The weights that come out differ by rounding alone.
         row_groups: most groups of rows that a batch is padded in; few frames get fewer.
-        block_slots: neighbour slots evaluated at once; ``null`` chooses for the hardware.
+        block_slots: neighbour slots evaluated at once; ``null`` chooses for the hardware and the
+            batch.
     """
 
     epochs: int = whole(200, least=1)
