@@ -24,7 +24,7 @@ from allegro_jax import original, radial
 from allegro_jax.config import AllegroConfig
 from allegro_jax.mlp import apply_mlp, mlp_shapes, scaled_weights, uniform
 from allegro_jax.neighbourhoods import Geometry, geometry
-from allegro_jax.tensor_product import TensorProduct, spherical_harmonics, tensor_products
+from allegro_jax.tensor_product import products_of, spherical_harmonics
 from allegro_jax.tensor_track import (
     environment_sum,
     invariant_row,
@@ -205,10 +205,6 @@ def _init_modern(keys: _Keys, config: AllegroConfig, dtype: Any) -> Params:
         )
     params["readout"] = mlp(scalars * (config.num_layers + 1), config.readout_hidden, 1)
     return params
-
-
-def products_of(config: AllegroConfig) -> tuple[TensorProduct, ...]:
-    return tensor_products(config.l_max, config.parity, config.num_layers)
 
 
 def _prepare_modern(params: Params, config: AllegroConfig) -> Params:

@@ -24,14 +24,10 @@ from allegro_jax.neighbourhoods import Geometry
 from allegro_jax.tensor_product import (
     TensorProduct,
     harmonics,
+    products_of,
     slices,
     spherical_harmonics,
-    tensor_products,
 )
-
-
-def products_of(config: AllegroConfig) -> tuple[TensorProduct, ...]:
-    return tensor_products(config.l_max, config.parity, config.num_layers)
 
 
 def scalar_paths(product: TensorProduct) -> int:

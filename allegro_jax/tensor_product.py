@@ -12,6 +12,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from allegro_jax.config import AllegroConfig
+
 Irrep = tuple[int, int]  # (degree l, parity ±1)
 SCALAR: Irrep = (0, 1)
 
@@ -81,6 +83,11 @@ class TensorProduct:
         i_left, i_right, i_out = path
         l_left, l_right, l_out = self.left[i_left][0], self.right[i_right][0], self.out[i_out][0]
         return math.sqrt(2 * l_out + 1) * np.asarray(e3nn.clebsch_gordan(l_left, l_right, l_out))
+
+
+def products_of(config: AllegroConfig) -> tuple[TensorProduct, ...]:
+    """The products of a model's layers."""
+    return tensor_products(config.l_max, config.parity, config.num_layers)
 
 
 @functools.cache
