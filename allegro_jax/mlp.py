@@ -73,7 +73,15 @@ def apply_mlp(
 ) -> Float[Array, "*batch out"]:
     """x·W₀, then act(…)·W for every further layer: no activation after the last."""
     activation = ACTIVATIONS[nonlinearity]
-    x = x @ weights[0]
+    x = linear(x, weights[0])
     for weight in weights[1:]:
-        x = activation(x) @ weight
+        x = linear(activation(x), weight)
     return x
+
+
+def linear(
+    x: Float[Array, "*batch width"], weight: Float[Array, "width out"]
+) -> Float[Array, "*batch out"]:
+    """x·W as a product of two matrices: XLA takes its gradient without copies in other orders."""
+    flat = x.reshape(-1, x.shape[-1]) @ weight
+    return flat.reshape(*x.shape[:-1], weight.shape[1])

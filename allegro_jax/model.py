@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 
 from allegro_jax import original, radial
 from allegro_jax.config import AllegroConfig
-from allegro_jax.mlp import apply_mlp, mlp_shapes, scaled_weights, uniform
+from allegro_jax.mlp import apply_mlp, linear, mlp_shapes, scaled_weights, uniform
 from allegro_jax.neighbourhoods import Geometry, geometry
 from allegro_jax.tensor_product import products_of, spherical_harmonics
 from allegro_jax.tensor_track import (
@@ -260,7 +260,7 @@ def two_body(
     features = config.num_tensor_features * (config.l_max + 1)
     projection = weights["projection"]
     x, env, embed = jnp.split(
-        e @ projection, [config.num_scalar_features, projection.shape[1] - features], axis=-1
+        linear(e, projection), [config.num_scalar_features, projection.shape[1] - features], axis=-1
     )
     return x, env, embed
 
@@ -317,7 +317,7 @@ def _two_body_embedding(
     bessel = radial.bessel_basis(edges.x, frequencies).astype(dtype)
     cutoff = radial.envelope(edges.x, config.cutoff_power).astype(dtype)
     cutoff = jnp.where(edges.inside, cutoff, 0)
-    radial_part = (bessel * cutoff[..., None]) @ weights["basis_linear"]
+    radial_part = linear(bessel * cutoff[..., None], weights["basis_linear"])
     centre = weights["type_embedding"]["centre"][edges.centre_species]
     neighbour = _rows(weights["type_embedding"]["neighbour"], edges.neighbour_species)
     centre = jnp.broadcast_to(centre[:, None], neighbour.shape)

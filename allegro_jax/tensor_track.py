@@ -72,7 +72,7 @@ def invariant_row(
     product: TensorProduct,
     weights: ProductWeights,
     environment: Float[Array, "n u b"],
-    earlier: list[Float[Array, "n u _ _"]],
+    earlier: list[Float[Array, "u n _ _"]],
 ) -> Float[Array, "n u _"]:
     """The row of 0e, carried down through the matrices of earlier layers to V⁰."""
     partners = _partners(product)
@@ -80,18 +80,18 @@ def invariant_row(
         environment = environment[:, :, partners]
     row = weights.invariant * environment
     for matrix in reversed(earlier):
-        row = jnp.einsum("nuc,nuca->nua", row, matrix)
+        row = jnp.einsum("nuc,unca->nua", row, matrix)
     return row
 
 
 def product_matrix(
     weights: ProductWeights, environment: Float[Array, "n u b"]
-) -> Float[Array, "n u c a"]:
-    """The matrix of a layer that is not the last."""
+) -> Float[Array, "u n c a"]:
+    """The matrix of a layer that is not the last; channels first, as the product leaves it."""
     assert weights.matrix is not None
     if weights.matrix.ndim == 3:
-        return jnp.einsum("nub,bca->nuca", environment, weights.matrix)
-    return jnp.einsum("nub,ubca->nuca", environment, weights.matrix)
+        return jnp.einsum("nub,bca->unca", environment, weights.matrix)
+    return jnp.einsum("nub,ubca->unca", environment, weights.matrix)
 
 
 def invariants(

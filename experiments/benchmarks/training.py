@@ -77,7 +77,7 @@ def main() -> int:
         results["epoch"] = race_epochs(
             options.reference_python, options.data, quick=options.quick, threads=options.threads
         )
-    systems = ["3BPA"] if options.quick else list(SYSTEMS)
+    systems = ["3BPA"] if options.quick else options.systems
     if "memory" in options.only:
         results["memory"] = [race_memory(system, options) for system in systems]
     if "step" in options.only:
@@ -96,6 +96,10 @@ def parse_arguments() -> argparse.Namespace:
     parts = tuple(TARGETS)
     parser.add_argument("--only", choices=parts, nargs="+", default=parts, help="some of the parts")
     parser.add_argument("--repeats", type=int, default=15, help="steps of each contender")
+    systems = tuple(SYSTEMS)
+    parser.add_argument(
+        "--systems", choices=systems, nargs="+", default=systems, help="for steps and memory"
+    )
     parser.add_argument("--quick", action="store_true", help="3BPA in batches of 5; few epochs")
     parser.add_argument(
         "--data",
@@ -246,7 +250,10 @@ class Batches:
             CUTOFF,
         )
         buckets = plan_buckets(
-            data.counts, size, groups=FitConfig().row_groups, block_slots=default_block_slots()
+            data.counts,
+            size,
+            groups=FitConfig().row_groups,
+            block_slots=default_block_slots(data, size),
         )
         commonest = max(range(len(buckets)), key=lambda place: len(buckets[place].frames))
         epoch = shuffled_batches(buckets, 0, 0)
