@@ -101,7 +101,7 @@ CPU_BATCH, CPU_BLOCK = 1536, 256
 ACCELERATOR_BLOCK = 1 << 17
 
 
-def default_block_slots(data: DataSet, batch_size: float, members: int = 1) -> int:
+def default_block_slots(data: DataSet, batch_size: float | int, members: int = 1) -> int:
     """Neighbour slots evaluated at once: a small batch, or what stays in a processor's cache; or
     what fills a GPU.
 
