@@ -11,6 +11,7 @@ products need is done once per atom (:mod:`allegro_jax.tensor_track`).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -23,13 +24,14 @@ from jaxtyping import Bool, Float, Int
 from allegro_jax import original, radial
 from allegro_jax.config import AllegroConfig
 from allegro_jax.mlp import apply_mlp, linear, mlp_shapes, scaled_weights, uniform
-from allegro_jax.neighbourhoods import Geometry, geometry
+from allegro_jax.neighbourhoods import Geometry, Rows, by_group, geometry, one_by_one
 from allegro_jax.tensor_product import products_of, spherical_harmonics
 from allegro_jax.tensor_track import (
+    ProductWeights,
+    carried_down,
     environment_sum,
     invariant_row,
     invariants,
-    product_matrix,
     weigh_paths,
 )
 
@@ -119,30 +121,53 @@ def site_energies(
     Precision follows the reference: geometry, Bessel functions and harmonics in the vectors' type,
     the network in the weights', scales and the ZBL term in the vectors'.
     """
+    rows = Rows(vectors, mask, centre_species, neighbour_species)
+    return site_energies_of_groups(params, config, [rows])[0]
+
+
+def site_energies_of_groups(
+    params: Params | Prepared, config: AllegroConfig, groups: Sequence[Rows]
+) -> list[Float[Array, " n"]]:
+    """:func:`site_energies` of several groups of atoms, each with its own number of slots.
+
+    What is done to a pair alone is done to those of all groups at once.
+    """
     weights = (params if isinstance(params, Prepared) else prepare(params, config)).weights
-    edges = geometry(
-        vectors, mask, centre_species, neighbour_species, config.cutoff, config.pair_cutoffs
-    )
-    network = original.network if config.architecture == "original" else _network
-    energies = network(weights, config, edges).astype(vectors.dtype)
-    if "scales" in weights:
-        scales = weights["scales"].astype(vectors.dtype)
+    if config.architecture == "original" and len(groups) > 1:
+        return [site_energies_of_groups(params, config, [group])[0] for group in groups]
+    shapes = tuple(group.mask.shape for group in groups)
+    pairs = groups[0] if len(groups) == 1 else one_by_one(groups)
+    edges = geometry(*pairs, config.cutoff, config.pair_cutoffs)
+    centre = jnp.concatenate([group.centre_species for group in groups])
+    species, dtype = jnp.maximum(centre, 0), pairs.vectors.dtype
+    if config.architecture == "original":
+        energies = original.network(weights, config, edges).astype(dtype)
     else:
-        scales = jnp.asarray(config.per_species("species_scales"), vectors.dtype)
-    energies = energies * scales[edges.centre_species]
+        energies = _network(weights, config, edges, species, shapes).astype(dtype)
+    if "scales" in weights:
+        scales = weights["scales"].astype(dtype)
+    else:
+        scales = jnp.asarray(config.per_species("species_scales"), dtype)
+    energies = energies * scales[species]
     if "shifts" in weights:
-        energies = energies + weights["shifts"].astype(vectors.dtype)[edges.centre_species]
+        energies = energies + weights["shifts"].astype(dtype)[species]
     if config.zbl:
-        numbers = jnp.asarray(config.atomic_numbers, vectors.dtype)
-        repulsion = radial.zbl(
-            edges.distances,
-            edges.inside,
-            numbers[edges.centre_species],
-            numbers[edges.neighbour_species],
-        )
-        repulsion = repulsion * radial.envelope(edges.x, config.zbl_cutoff_power)
-        energies = energies + jnp.sum(repulsion, axis=1)
-    return jnp.where(centre_species >= 0, energies, 0)
+        repulsion = by_group(_repulsion(config, edges).reshape(-1), shapes)
+        energies = energies + jnp.concatenate([jnp.sum(group, axis=1) for group in repulsion])
+    energies = jnp.where(centre >= 0, energies, 0)
+    return jnp.split(energies, np.cumsum([atoms for atoms, _ in shapes])[:-1])
+
+
+def _repulsion(config: AllegroConfig, edges: Geometry) -> Float[Array, "n K"]:
+    """The ZBL energy of every pair, eV."""
+    numbers = jnp.asarray(config.atomic_numbers, edges.distances.dtype)
+    repulsion = radial.zbl(
+        edges.distances,
+        edges.inside,
+        numbers[edges.centre_species],
+        numbers[edges.neighbour_species],
+    )
+    return repulsion * radial.envelope(edges.x, config.zbl_cutoff_power)
 
 
 # -- the modern architecture ----------------------------------------------------------------------
@@ -265,37 +290,58 @@ def two_body(
     return x, env, embed
 
 
-def _network(weights: Params, config: AllegroConfig, edges: Geometry) -> Float[Array, " n"]:
-    """Site energies before scale and shift."""
+def _network(
+    weights: Params,
+    config: AllegroConfig,
+    edges: Geometry,
+    species: Int[Array, " atoms"],
+    shapes: tuple[tuple[int, int], ...],
+) -> Float[Array, " atoms"]:
+    """Site energies before scale and shift.
+
+    ``shapes``: atoms and slots of every group of which ``edges`` holds the pairs; ``species`` are
+    those of all their atoms. Tensor products see all atoms, sums over neighbours one group.
+    """
     dtype, scalars = weights["projection"].dtype, config.num_scalar_features
     neighbours_norm = 1 / np.sqrt(np.asarray(config.per_species("average_neighbours")))
-    norm = jnp.asarray(neighbours_norm, dtype)[edges.centre_species][:, None, None]
+    norm = jnp.asarray(neighbours_norm, dtype)[species]
+
+    def flat(of_pairs: Array) -> Array:
+        return of_pairs.reshape(-1, of_pairs.shape[-1])
+
     harmonics = spherical_harmonics(edges.unit_vectors, config.l_max).astype(dtype)
+    harmonics = by_group(flat(harmonics), shapes)
 
     def of_all_degrees(env: Array) -> Array:
         """Weights of the harmonics, the same for all degrees if there are no others."""
         each = env.shape[-1] > config.num_tensor_features
         return env if each else jnp.tile(env, config.l_max + 1)
 
-    x, env, embed = two_body(weights, config, edges)
-    latents = [x]
-    matrices: list[Array] = []
+    first, env, embed = (flat(of_pairs) for of_pairs in two_body(weights, config, edges))
+    embed = by_group(embed, shapes)
+    latents = [first]
+    earlier: list[tuple[ProductWeights, Array]] = []  # with their environments
     for product, layer in zip(products_of(config), weights["layers"], strict=True):
-        environment = norm * environment_sum(of_all_degrees(env), harmonics)
-        row = invariant_row(product, layer["tensor_product"], environment, matrices)
-        inputs = [*latents, invariants(row, embed, harmonics)]
-        out = apply_mlp(
-            layer["latent"], jnp.concatenate(inputs, axis=-1), config.latent_nonlinearity
+        env = by_group(of_all_degrees(env), shapes)
+        environment = norm[:, None, None] * jnp.concatenate(
+            [environment_sum(*group) for group in zip(env, harmonics, strict=True)]
         )
-        latents.append(out[..., :scalars])
-        if layer["tensor_product"].matrix is not None:
-            env = out[..., scalars:]
-            matrices.append(product_matrix(layer["tensor_product"], environment))
+        row = invariant_row(product, layer["tensor_product"], environment)
+        for matrix in reversed(earlier):
+            row = carried_down(row, *matrix)
+        rows = jnp.split(row, np.cumsum([atoms for atoms, _ in shapes])[:-1])
+        found = [flat(invariants(*group)) for group in zip(rows, embed, harmonics, strict=True)]
+        inputs = jnp.concatenate([*latents, jnp.concatenate(found)], axis=-1)
+        out = apply_mlp(layer["latent"], inputs, config.latent_nonlinearity)
+        latents.append(out[:, :scalars])
+        env = out[:, scalars:]
+        earlier.append((layer["tensor_product"], environment))
 
     edge_energies = apply_mlp(
         weights["readout"], jnp.concatenate(latents, axis=-1), config.readout_nonlinearity
     )
-    return jnp.sum(edge_energies[..., 0], axis=1) * norm[:, 0, 0] / math.sqrt(2)
+    sums = [jnp.sum(group, axis=1) for group in by_group(edge_energies[:, 0], shapes)]
+    return jnp.concatenate(sums) * norm / math.sqrt(2)
 
 
 def _two_body_embedding(
@@ -318,13 +364,15 @@ def _two_body_embedding(
     cutoff = radial.envelope(edges.x, config.cutoff_power).astype(dtype)
     cutoff = jnp.where(edges.inside, cutoff, 0)
     radial_part = linear(bessel * cutoff[..., None], weights["basis_linear"])
-    centre = weights["type_embedding"]["centre"][edges.centre_species]
+    centre = _rows(weights["type_embedding"]["centre"], edges.centre_species)
     neighbour = _rows(weights["type_embedding"]["neighbour"], edges.neighbour_species)
     centre = jnp.broadcast_to(centre[:, None], neighbour.shape)
     return jnp.concatenate([centre, neighbour], axis=-1) * radial_part
 
 
-def _rows(table: Float[Array, "T width"], index: Int[Array, "n K"]) -> Float[Array, "n K width"]:
+def _rows(
+    table: Float[Array, "T width"], index: Int[Array, "*slots"]
+) -> Float[Array, "*slots width"]:
     if table.shape[0] <= MAX_ONE_HOT_SPECIES:
         return jax.nn.one_hot(index, table.shape[0], dtype=table.dtype) @ table
     return table[index]

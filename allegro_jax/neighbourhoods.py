@@ -2,12 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from allegro_jax.neighbour_search import PairCutoffs
+
+
+class Rows(NamedTuple):
+    """Neighbourhoods of a group of atoms that have as many slots each.
+
+    Attributes:
+        vectors: r_neighbour − r_centre, Å.
+        mask: which slots hold a neighbour.
+        centre_species, neighbour_species: species indices; −1 for a padded row.
+    """
+
+    vectors: Float[Array, "n K 3"]
+    mask: Bool[Array, "n K"]
+    centre_species: Int[Array, " n"]
+    neighbour_species: Int[Array, "n K"]
+
+
+def one_by_one(groups: Sequence[Rows]) -> Rows:
+    """The pairs of all groups as rows of one slot, for what does not depend on other pairs."""
+    rows = [
+        Rows(
+            group.vectors.reshape(-1, 1, 3),
+            group.mask.reshape(-1, 1),
+            jnp.repeat(group.centre_species, group.mask.shape[1]),
+            group.neighbour_species.reshape(-1, 1),
+        )
+        for group in groups
+    ]
+    return Rows(*(jnp.concatenate(entries) for entries in zip(*rows, strict=True)))
+
+
+def by_group(
+    pairs: Float[Array, "pairs ..."], shapes: tuple[tuple[int, int], ...]
+) -> list[Float[Array, "n K ..."]]:
+    """What is known of all pairs, for each group as [atoms, slots] of its shape."""
+    parts = jnp.split(pairs, np.cumsum([atoms * slots for atoms, slots in shapes])[:-1])
+    return [
+        part.reshape(*shape, *pairs.shape[1:]) for part, shape in zip(parts, shapes, strict=True)
+    ]
 
 
 @struct.dataclass

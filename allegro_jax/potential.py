@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from allegro_jax import model
 from allegro_jax.config import AllegroConfig
 from allegro_jax.neighbour_search import dense, neighbour_pairs
+from allegro_jax.neighbourhoods import Rows
 from md.committee import Committee, Spread, members_of, spread
 from md.evaluation import (
     Evaluation,
@@ -84,6 +86,9 @@ class AllegroPotential:
         return model.site_energies(
             params, self.config, vectors, mask, centre_species, neighbour_species
         )
+
+    def site_energies_of_groups(self, params: Any, groups: Sequence[Any]) -> list[Array]:
+        return model.site_energies_of_groups(params, self.config, [Rows(*each) for each in groups])
 
     def astype(self, dtype: Any) -> AllegroPotential:
         """The same potential with weights of another floating type."""

@@ -7,7 +7,8 @@ carried down to V⁰ once per atom,
 
     row_k = M_k[0e] M_(k−1) … M_0,
 
-and all that is done per edge, in each of however many layers, is Σ_a row_k[a] w[l(a)] Y[a].
+without ever making a matrix, and all that is done per edge, in each of however many layers, is
+Σ_a row_k[a] w[l(a)] Y[a].
 
 Environments and rows are [atoms, channels, components]; weights of harmonics [atoms, neighbours,
 degrees · channels], degrees first.
@@ -34,11 +35,12 @@ class ProductWeights:
 
     Attributes:
         invariant: of 0e, which couples each component of the features with one of the environment.
-        matrix: of all outputs; ``None`` in the last layer, where no more is needed.
+        outputs: of all outputs, with a row for every component b of the environment and c of the
+            output; ``None`` in the last layer, where no more than 0e is needed.
     """
 
     invariant: Float[Array, "*u a"]
-    matrix: Float[Array, "*u b c a"] | None
+    outputs: Float[Array, "*u bc a"] | None
 
 
 def weigh_paths(
@@ -50,8 +52,9 @@ def weigh_paths(
     diagonal = jnp.asarray(table[:, partner, 0, components], weights.dtype)
     if last:
         return ProductWeights(weights @ diagonal, None)
-    matrix = jnp.einsum("...p,pbca->...bca", weights, jnp.asarray(table, weights.dtype))
-    return ProductWeights(weights @ diagonal, matrix)
+    pairs = table.reshape(len(table), -1, table.shape[3])
+    outputs = jnp.einsum("...p,pxa->...xa", weights, jnp.asarray(pairs, weights.dtype))
+    return ProductWeights(weights @ diagonal, outputs)
 
 
 def environment_sum(
@@ -69,29 +72,26 @@ def environment_sum(
 
 
 def invariant_row(
-    product: TensorProduct,
-    weights: ProductWeights,
-    environment: Float[Array, "n u b"],
-    earlier: list[Float[Array, "u n _ _"]],
-) -> Float[Array, "n u _"]:
-    """The row of 0e, carried down through the matrices of earlier layers to V⁰."""
+    product: TensorProduct, weights: ProductWeights, environment: Float[Array, "n u b"]
+) -> Float[Array, "n u a"]:
+    """The row of 0e of a layer's matrix: what its invariants are of the features before it."""
     partners = _partners(product)
     if not np.array_equal(partners, np.arange(environment.shape[2])):
         environment = environment[:, :, partners]
-    row = weights.invariant * environment
-    for matrix in reversed(earlier):
-        row = jnp.einsum("nuc,unca->nua", row, matrix)
-    return row
+    return weights.invariant * environment
 
 
-def product_matrix(
-    weights: ProductWeights, environment: Float[Array, "n u b"]
-) -> Float[Array, "u n c a"]:
-    """The matrix of a layer that is not the last; channels first, as the product leaves it."""
-    assert weights.matrix is not None
-    if weights.matrix.ndim == 3:
-        return jnp.einsum("nub,bca->unca", environment, weights.matrix)
-    return jnp.einsum("nub,ubca->unca", environment, weights.matrix)
+def carried_down(
+    row: Float[Array, "n u c"], weights: ProductWeights, environment: Float[Array, "n u b"]
+) -> Float[Array, "n u a"]:
+    """A row times the matrix of the layer before, Σ_bc environment[b] row[c] W[u, b, c, a].
+
+    The matrix is never made: pairs of components are, and meet the weights channel by channel.
+    """
+    assert weights.outputs is not None
+    pairs = environment[..., :, None] * row[..., None, :]
+    pairs = pairs.swapaxes(0, 1).reshape(*row.shape[1::-1], -1)
+    return jnp.matmul(pairs, weights.outputs).swapaxes(0, 1)
 
 
 def invariants(

@@ -13,6 +13,7 @@ Brezina, Marsalek, J. Chem. Phys. 153, 104105 (2020).)
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from md import totals
 from md.evaluation import DEFAULT_BYTES_PER_SLOT, Evaluation, evaluate
-from md.local_potential import LocalPotential, prepared
+from md.local_potential import LocalPotential, prepared, site_energies_of_groups
 from md.totals import Axes
 
 
@@ -121,6 +122,12 @@ class Committee:
             return self.member.site_energies(own, vectors, mask, centre_species, neighbour_species)
 
         return jnp.mean(jax.vmap(of_member)(params), axis=0)
+
+    def site_energies_of_groups(self, params: Any, groups: Sequence[Any]) -> list[Array]:
+        def of_member(own: Any) -> list[Array]:
+            return site_energies_of_groups(self.member, own, groups)
+
+        return [jnp.mean(energies, axis=0) for energies in jax.vmap(of_member)(params)]
 
 
 def members_of(potential: Any) -> int:

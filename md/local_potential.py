@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -27,7 +28,9 @@ class LocalPotential(Protocol):
 
     It may also have ``bytes_per_slot``, the memory that the value and gradient of one neighbour
     take, from which the size of blocks is chosen; ``prepare(params)``, which does to the weights
-    what need not be done again in every block (see :func:`prepared`); and ``pairwise = True`` if
+    what need not be done again in every block (see :func:`prepared`);
+    ``site_energies_of_groups(params, groups)``, for several groups of atoms at once (see
+    :func:`site_energies_of_groups`); and ``pairwise = True`` if
     each site energy is half of a sum over pairs that is the same seen from either atom, which
     saves the engine half the work of adding forces up.
     """
@@ -104,3 +107,19 @@ def with_precision(potential: Any, precision: str) -> Any:
         return jnp.asarray(leaf, precision) if floating else leaf
 
     return jax.tree.map(cast, potential)
+
+
+def site_energies_of_groups(
+    potential: Any,
+    params: Any,
+    groups: Sequence[tuple[Array, Array, Array, Array]],
+) -> list[Float[Array, " n"]]:
+    """Site energies of groups of atoms that have different numbers of slots.
+
+    Each group is what ``site_energies`` takes after the weights. A potential that can do better
+    than one group after the other has a method of this name.
+    """
+    together = getattr(potential, "site_energies_of_groups", None)
+    if together is not None:
+        return together(params, groups)
+    return [potential.site_energies(params, *group) for group in groups]

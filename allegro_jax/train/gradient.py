@@ -12,12 +12,13 @@ Memory is that of one block, whatever the batch, and blocks stay in cache. Those
 skipped. Where a batch wants energies alone there are no g_i and c_i, and less than half the work.
 
 A batch that is no more than one block in each of its groups is small: all its activations are kept,
-and differentiated in reverse mode twice, which saves evaluating the network anew for step 2.
+and differentiated in reverse mode twice, which saves evaluating the network anew for step 2. Its
+groups are evaluated together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,9 +26,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from allegro_jax.data.batches import Batch, RowGroup
-from md.local_potential import LocalPotential, prepared
+from allegro_jax.data.loading import processes
+from md.local_potential import LocalPotential, prepared, site_energies_of_groups
 
 Params = Any
+SMALLEST_SET = 400  # slots of the groups that are evaluated together
 
 
 class Prediction(NamedTuple):
@@ -55,41 +58,82 @@ class Sites(NamedTuple):
 
 
 def evaluate_sites(potential: LocalPotential, params: Params, batch: Batch) -> Sites:
-    """Site energies and pair gradients of a batch, one block of rows after another.
+    """Site energies and pair gradients of a batch: of groups together if each is one block, or
+    else one block of rows after another.
 
     ``params`` are best prepared (:func:`md.local_potential.prepared`).
     """
+    slots = list(zip((group.vectors for group in batch.groups), _slots(batch), strict=True))
+    if _is_small(batch):
+        first = jax.tree.map(lambda entry: entry[0], slots)
+        energies, gradients = {}, {}
+        for numbers in _together([group.neighbours.size for group in batch.groups]):
+            chosen = [first[number] for number in numbers]
+            sites = _evaluated(potential, params, chosen, derivatives=batch.derivatives)
+            sites = jax.tree.map(lambda entry: entry[None], sites)
+            energies |= dict(zip(numbers, sites.energies, strict=True))
+            gradients |= dict(zip(numbers, sites.gradients, strict=batch.derivatives))
+        return Sites(
+            *(tuple(found[key] for key in sorted(found)) for found in (energies, gradients))
+        )
 
-    def evaluated(vectors: Array, *rest: Array) -> tuple[Array, ...]:
-        def total(vectors: Array) -> tuple[Array, Array]:
-            energies = potential.site_energies(params, vectors, *rest)
-            return energies.sum(), energies
+    def evaluated(vectors: Array, *rest: Array) -> Sites:
+        return _evaluated(potential, params, [(vectors, rest)], derivatives=batch.derivatives)
 
-        if not batch.derivatives:
-            return (total(vectors)[1],)
-        (_, energies), gradients = jax.value_and_grad(total, has_aux=True)(vectors)
-        return energies, gradients
-
-    def skipped(vectors: Array, *_: Array) -> tuple[Array, ...]:
+    def skipped(vectors: Array, *_: Array) -> Sites:
         energies = jnp.zeros(vectors.shape[:1], vectors.dtype)
-        return (energies, jnp.zeros_like(vectors)) if batch.derivatives else (energies,)
+        return Sites((energies,), (jnp.zeros_like(vectors),) if batch.derivatives else ())
 
-    def block(_: None, inputs: tuple[Array, Array, Array, Array]) -> tuple[None, Any]:
+    def block(_: None, inputs: tuple[Array, Array, Array, Array]) -> tuple[None, Sites]:
         return None, jax.lax.cond(_holds_atoms(inputs[2]), evaluated, skipped, *inputs)
 
-    def blocks(*inputs: Array) -> tuple[Array, ...]:
-        if len(inputs[0]) > 1:
-            return jax.lax.scan(block, None, inputs)[1]
-        return tuple(entry[None] for entry in evaluated(*(entry[0] for entry in inputs)))
-
-    pieces = [
-        blocks(group.vectors, *rest)
-        for group, rest in zip(batch.groups, _slots(batch), strict=True)
-    ]
+    pieces = [jax.lax.scan(block, None, (vectors, *rest))[1] for vectors, rest in slots]
     return Sites(
-        tuple(piece[0] for piece in pieces),
-        tuple(piece[1] for piece in pieces if batch.derivatives),
+        tuple(energies for piece in pieces for energies in piece.energies),
+        tuple(gradients for piece in pieces for gradients in piece.gradients),
     )
+
+
+def _together(slots: Sequence[int]) -> list[list[int]]:
+    """Which groups are evaluated together: as many sets as processors can share, of some size.
+
+    Groups together are fewer and larger operations, sets are independent of each other. (2 cores,
+    acetylacetone: 946 slots in two sets 12.3 ms and in one 14.2; 3BPA, 560 slots in four sets or in
+    one 8.5; one core, 15.5 and 13.5.)
+    """
+    number = 1
+    if jax.default_backend() == "cpu":
+        number = max(min(processes(), sum(slots) // SMALLEST_SET, len(slots)), 1)
+    sets: list[list[int]] = [[] for _ in range(number)]
+    for group in sorted(range(len(slots)), key=lambda group: -slots[group]):
+        min(sets, key=lambda numbers: sum(slots[one] for one in numbers)).append(group)
+    return sets
+
+
+def _evaluated(
+    potential: LocalPotential,
+    params: Params,
+    groups: list[tuple[Array, tuple[Array, ...]]],
+    *,
+    derivatives: bool,
+) -> Sites:
+    """One block of every group."""
+    vectors, rest = zip(*groups, strict=True)
+
+    def total(vectors: tuple[Array, ...]) -> tuple[Array, list[Array]]:
+        together = [(own, *others) for own, others in zip(vectors, rest, strict=True)]
+        energies = site_energies_of_groups(potential, params, together)
+        return sum(each.sum() for each in energies), energies
+
+    if not derivatives:
+        return Sites(tuple(total(vectors)[1]), ())
+    (_, energies), gradients = jax.value_and_grad(total, has_aux=True)(vectors)
+    return Sites(tuple(energies), gradients)
+
+
+def _is_small(batch: Batch) -> bool:
+    """Whether the batch is one block in each of its groups."""
+    return all(len(group.counts) == 1 for group in batch.groups)
 
 
 def predict_from_sites(sites: Sites, batch: Batch) -> Prediction:
@@ -139,7 +183,7 @@ def loss_and_gradient(
         batch: frames with labels.
         loss: from predictions to (value, auxiliary output).
     """
-    if all(len(group.counts) == 1 for group in batch.groups):
+    if _is_small(batch):
 
         def whole(params: Params) -> tuple[Float[Array, ""], Any]:
             return loss(predict(potential, params, batch), batch)

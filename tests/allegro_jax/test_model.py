@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from allegro_jax.config import AllegroConfig
-from allegro_jax.model import site_energies
+from allegro_jax.model import site_energies, site_energies_of_groups
 from allegro_jax.neighbour_search import dense, neighbour_pairs
+from allegro_jax.neighbourhoods import Rows
 
 SPECIES = ("H", "C", "O")
 ROWS, SLOTS = 10, 24
@@ -170,6 +171,46 @@ def test_padding_is_inert(model, cluster):
         padded = model(positions, species, padding=padding)
         np.testing.assert_array_equal(padded[0], plain[0])
         np.testing.assert_array_equal(padded[1], plain[1])
+
+
+def test_groups_at_once(model, cluster):
+    """Groups with as many slots as they need: energies and gradients are those of a single one."""
+    positions, species = cluster
+    pairs = neighbour_pairs(positions, None, False, 3.0, species, model.config.pair_cutoffs)
+    neighbours, vectors, mask = dense(pairs, ROWS, SLOTS)
+    centre = np.full(ROWS, -1, np.int32)
+    centre[: len(species)] = species
+    neighbour_species = np.maximum(centre, 0)[neighbours]
+    energies, gradients = energies_of(model.config)(
+        model.params, vectors, mask, centre, neighbour_species
+    )
+    parts = [slice(0, 3), slice(3, 4), slice(4, ROWS)]  # the last with rows of padding
+    widths = [
+        int(mask[part].sum(axis=1).max()) + more
+        for part, more in zip(parts, (0, 3, 1), strict=True)
+    ]
+
+    params = jax.tree.map(jnp.asarray, model.params)
+
+    def total(vectors):
+        groups = [
+            Rows(
+                own,
+                *map(
+                    jnp.asarray, (mask[part, :width], centre[part], neighbour_species[part, :width])
+                ),
+            )
+            for own, part, width in zip(vectors, parts, widths, strict=True)
+        ]
+        found = site_energies_of_groups(params, model.config, groups)
+        return sum(each.sum() for each in found), found
+
+    own = [vectors[part, :width] for part, width in zip(parts, widths, strict=True)]
+    (_, found), slopes = jax.jit(jax.value_and_grad(total, has_aux=True))(own)
+    assert len(set(widths)) > 1
+    for part, width, of_group, slope in zip(parts, widths, found, slopes, strict=True):
+        np.testing.assert_allclose(of_group, energies[part], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(slope, gradients[part, :width], rtol=0, atol=1e-11)
 
 
 def test_no_neighbours(model):

@@ -9,10 +9,10 @@ import pytest
 
 from allegro_jax.tensor_product import slices, spherical_harmonics, tensor_products
 from allegro_jax.tensor_track import (
+    carried_down,
     environment_sum,
     invariant_row,
     invariants,
-    product_matrix,
     weigh_paths,
 )
 
@@ -52,7 +52,7 @@ def test_invariants_of_every_layer(l_max, layers, parity, coupled):
         def of_components(weights):
             return np.swapaxes(weights[:, :, degrees], 2, 3)  # [n, k, u, a]
 
-        embedding, matrices = rng.normal(size=size), []
+        embedding, earlier = rng.normal(size=size), []
         features = of_components(embedding) * np.asarray(harmonics)[:, :, None]
         for layer, product in enumerate(tensor_products(l_max, parity, layers)):
             shape = (CHANNELS, len(product.paths)) if coupled else (len(product.paths),)
@@ -62,11 +62,12 @@ def test_invariants_of_every_layer(l_max, layers, parity, coupled):
             np.testing.assert_allclose(environment, expected, rtol=0, atol=1e-12)
 
             weighed = weigh_paths(product, jnp.asarray(weights), last=layer == layers - 1)
-            row = invariant_row(product, weighed, environment, matrices)
+            row = invariant_row(product, weighed, environment)
+            for layer_before in reversed(earlier):
+                row = carried_down(row, *layer_before)
             found = invariants(row, jnp.asarray(embedding.reshape(*size[:2], -1)), harmonics)
             features = explicit_features(product, weights, features, expected)
             scale = np.abs(features[..., 0]).max()
             np.testing.assert_allclose(found, features[..., 0], rtol=0, atol=1e-12 * scale)
-            if weighed.matrix is not None:
-                matrices.append(product_matrix(weighed, environment))
-        assert len(matrices) == layers - 1
+            assert (weighed.outputs is None) == (layer == layers - 1)
+            earlier.append((weighed, environment))
