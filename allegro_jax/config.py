@@ -64,7 +64,7 @@ class AllegroConfig:
     cutoff: float
     pair_cutoffs: tuple[Scalars, ...] | None = None
     architecture: str = "modern"
-    l_max: int = 2
+    l_max: int = 3
     parity: bool = True
     num_layers: int = 2
     num_scalar_features: int = 64
