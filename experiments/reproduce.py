@@ -54,8 +54,9 @@ def main() -> int:
         results = experiment.results()
         if results and not options.overrides:
             write_table(experiment, results)
-            if not draw(experiment, results):
-                print("figure.png is left as it is: learning curves are missing", file=sys.stderr)
+            if gone := draw(experiment, results):
+                message = "not in figure.png, for their learning curves are gone: "
+                print(message + ", ".join(gone), file=sys.stderr)
     except (ValueError, FileNotFoundError) as error:
         print(f"reproduce: {error}", file=sys.stderr)
         return 2

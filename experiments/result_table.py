@@ -75,28 +75,34 @@ def _published(figures: Mapping[str, Sequence[float | None]], prefix: str = "") 
     ]
 
 
-def draw(experiment: Experiment, results: Results) -> bool:
-    """``figure.png``: validation errors against time.
+def draw(experiment: Experiment, results: Results) -> list[str]:
+    """``figure.png``: validation errors against time, the seeds of a model in one colour.
 
     Returns:
-        Whether it was drawn: not if the learning curve of any result is gone.
+        The models of which a learning curve is gone: they are left out. Without any curve the
+        figure stays as it is.
     """
-    curves = {}
+    curves: dict[str, list[dict[str, list[float]]]] = {}
+    gone = []
     for name, model in experiment.models.items():
         for seed, found in results.get(name, {}).items():
             curve = found.get("curve") or _curve(experiment, name, seed)
-            if curve is None:
-                return False
-            label = f"{model.label or name}" + f", seed {seed}" * (len(results[name]) > 1)
-            curves[label] = curve
+            if curve is not None:
+                curves.setdefault(model.label or name, []).append(curve)
+            elif name not in gone:
+                gone.append(name)
     if not curves:
-        return False
+        return gone
     shown = (model for name, model in experiment.models.items() if results.get(name))
     quantity, kind = next(shown).watched.rsplit("_", 1)
     unit = "meV/Å" if quantity == "forces" else "meV/atom"
     figure, axis = plt.subplots(figsize=(5.5, 3.8), layout="constrained")
-    for label, curve in curves.items():
-        axis.plot(curve["minutes"], 1000 * np.array(curve["errors"]), linewidth=1.2, label=label)
+    for number, (label, of_seeds) in enumerate(curves.items()):
+        style: Any = {"color": f"C{number % 10}", "linestyle": "-" if number < 10 else "--"}
+        for curve in of_seeds:
+            errors = 1000 * np.array(curve["errors"])
+            axis.plot(curve["minutes"], errors, linewidth=1.2, **style)
+        axis.plot([], [], label=label, **style)  # one line of the legend for all seeds
     axis.set(
         xlabel="minutes of training",
         ylabel=f"validation {quantity.replace('_', ' ')} {kind.upper()} ({unit})",
@@ -112,7 +118,7 @@ def draw(experiment: Experiment, results: Results) -> bool:
     axis.legend(frameon=False, fontsize="small")
     figure.savefig(experiment.folder / "figure.png", dpi=130)
     plt.close(figure)
-    return True
+    return gone
 
 
 def _curve(experiment: Experiment, name: str, seed: str) -> dict[str, list[float]] | None:

@@ -106,7 +106,7 @@ def test_uncertainties_of_committees_have_a_table(harness):
     assert not tables.uncertainties(described, {"alone": found["alone"]})
 
 
-def test_figure_is_drawn_of_all_results_or_not_at_all(harness, tmp_path):
+def test_figure_is_drawn_of_what_is_known(harness, tmp_path):
     experiment, tables = harness("experiment"), harness("result_table")
     described = experiment.Experiment(
         folder=tmp_path,
@@ -118,13 +118,16 @@ def test_figure_is_drawn_of_all_results_or_not_at_all(harness, tmp_path):
         published={},
     )
     kept = {"curve": {"minutes": [1.0, 2.0], "errors": [0.3, 0.2]}}
-    assert not tables.draw(described, {"new": {"0": kept}, "old": {"0": {}}})
-    assert not tables.draw(described, {})
+    assert tables.draw(described, {"old": {"0": {}}}) == ["old"]
+    assert tables.draw(described, {}) == []
     assert not (tmp_path / "figure.png").exists()
+    assert tables.draw(described, {"new": {"0": kept, "1": kept}, "old": {"0": {}}}) == ["old"]
+    assert (tmp_path / "figure.png").stat().st_size > 1000
+    (tmp_path / "figure.png").unlink()
     (tmp_path / "runs" / "old-seed0").mkdir(parents=True)
     metrics = tmp_path / "runs" / "old-seed0" / "metrics.csv"
     metrics.write_text("seconds,valid_forces_rmse\n30,0.4\n60,\n90,0.2\n")
-    assert tables.draw(described, {"new": {"0": kept}, "old": {"0": {}}})
+    assert tables.draw(described, {"new": {"0": kept}, "old": {"0": {}}}) == []
     assert (tmp_path / "figure.png").stat().st_size > 1000
 
 
