@@ -23,6 +23,8 @@ from typing import Any, TypeVar
 Section = TypeVar("Section")
 Reader = Callable[[str, Any, Path], Any]
 """``(name, value, folder) -> value``, checked; the name is for messages, the folder for paths."""
+Ramp = float | Mapping[float | str, float]
+"""A number, or values at times, which may be shares of the whole: ``{0: 1, 60%: 1, 100%: 10}``."""
 
 
 class ConfigError(ValueError):
@@ -64,16 +66,16 @@ def numbers(default: Mapping[str, float] | None, *, least: float | int = -math.i
 
 
 def ramp(default: float, *, least: float | int = -math.inf) -> Any:
-    """A number, or one that changes: ``{0: 1, 100: 10}``, values at times."""
+    """A number, or one that changes (:data:`Ramp`)."""
 
-    def read(name: str, value: Any, _: Path) -> float | dict[float, float]:
+    def read(name: str, value: Any, _: Path) -> Ramp:
         if not isinstance(value, Mapping):
             return read_number(name, value, least=least)
         found = {
-            read_number(name, time, least=0): number
+            _read_time(name, time): number
             for time, number in read_numbers(name, value, least=least).items()
         }
-        return {time: found[time] for time in sorted(found)}
+        return {time: found[time] for time in sorted(found, key=_number_of)}
 
     return setting(default, read)
 
@@ -145,22 +147,48 @@ def check_keys(content: Mapping[str, Any], known: Sequence[str], prefix: str) ->
             raise ConfigError(f"{prefix}{key}: no such key; {hint}")
 
 
-def value_at(ramp: float | Mapping[float, float], time: float) -> float:
-    """A :func:`ramp` on straight lines between its points, level before and after them."""
+def value_at(ramp: Ramp, time: float, whole: float | int) -> float:
+    """A ramp on straight lines between its points, level before and after them.
+
+    Args:
+        ramp: a number, or numbers by time.
+        time: where it is asked for.
+        whole: the time that times in percent are shares of.
+    """
     if not isinstance(ramp, Mapping):
         return ramp
-    times = sorted(ramp)
+    points = {_time_of(key, whole): value for key, value in ramp.items()}
+    times = sorted(points)
     place = bisect.bisect(times, time)
     if place in (0, len(times)):
-        return ramp[times[max(place - 1, 0)]]
+        return points[times[max(place - 1, 0)]]
     before, after = times[place - 1 : place + 1]
     share = (time - before) / (after - before)
-    return (1 - share) * ramp[before] + share * ramp[after]
+    return (1 - share) * points[before] + share * points[after]
 
 
-def last_value(ramp: float | Mapping[float, float]) -> float:
-    """The value that a :func:`ramp` ends with."""
-    return value_at(ramp, math.inf)
+def last_value(ramp: Ramp, whole: float | int) -> float:
+    """The value that a ramp ends with (:func:`value_at`)."""
+    return value_at(ramp, math.inf, whole)
+
+
+def _number_of(time: float | str) -> tuple[bool, float]:
+    """Orders times: numbers first, then those in percent."""
+    if isinstance(time, str):
+        return True, float(time.removesuffix("%"))
+    return False, time
+
+
+def _time_of(time: float | str, whole: float | int) -> float:
+    in_percent, number = _number_of(time)
+    return number / 100 * whole if in_percent else number
+
+
+def _read_time(name: str, value: Any) -> float | str:
+    """A number, or a share such as ``60%``."""
+    if isinstance(value, str) and value.endswith("%"):
+        return f"{read_number(name, value.removesuffix('%'), least=0, most=100):g}%"
+    return read_number(name, value, least=0)
 
 
 def plain(value: Any) -> Any:

@@ -21,6 +21,7 @@ from allegro_jax.config import AllegroConfig
 from allegro_jax.data.config import DataConfig
 from allegro_jax.settings import (
     ConfigError,
+    Ramp,
     boolean,
     check_keys,
     choice,
@@ -83,7 +84,8 @@ class FitConfig:
         loss_units: ``scaled`` by the RMS of the forces, or ``physical``: eV and eV/Å.
         energy_loss: of the energy ``per_atom`` or the ``total`` one.
         energy_weight, forces_weight, stress_weight: of the loss; or ``{epoch: weight, ...}``,
-            joined by straight lines. The last weights are those that epochs are compared by.
+            joined by straight lines, where ``60%`` is a share of the epochs. The last weights are
+            those that epochs are compared by.
         species_force_weights: of the forces on some species, by symbol; 1 on the others.
         committee: how many models to train at once, alike but for their first weights; the file
             then holds them all, and their spread is an uncertainty. 1 for a single model.
@@ -120,9 +122,9 @@ class FitConfig:
     huber_delta: float = number(0.1, above=0)
     loss_units: str = choice("scaled", UNITS)
     energy_loss: str = choice("per_atom", ENERGY_LOSSES)
-    energy_weight: float | Mapping[float, float] = ramp(1.0, least=0)
-    forces_weight: float | Mapping[float, float] = ramp(1.0, least=0)
-    stress_weight: float | Mapping[float, float] = ramp(1.0, least=0)
+    energy_weight: Ramp = ramp(1.0, least=0)
+    forces_weight: Ramp = ramp(1.0, least=0)
+    stress_weight: Ramp = ramp(1.0, least=0)
     species_force_weights: Mapping[str, float] | None = numbers(None, least=0)
     committee: int = whole(1, least=1)
     committee_bootstrap: bool = boolean(False)
@@ -151,7 +153,7 @@ class FitConfig:
                 "set training.schedule: constant and training.ema: 0"
             )
         weights = (self.energy_weight, self.forces_weight, self.stress_weight)
-        if not any(last_value(weight) for weight in weights):
+        if not any(last_value(weight, self.epochs) for weight in weights):
             raise ConfigError("training.forces_weight: all weights of the loss are 0")
         if self.committee_bootstrap and self.committee == 1:
             raise ConfigError("training.committee_bootstrap: needs training.committee of 2 or more")

@@ -47,7 +47,7 @@ class Schedule:
         terms = (fit.energy_weight, fit.forces_weight, fit.stress_weight)
         return StepSettings(
             learning_rate=np.asarray(self.learning_rate(epochs), dtype),
-            weights=np.asarray([value_at(weight, epochs) for weight in terms], dtype),
+            weights=np.asarray([value_at(weight, epochs, fit.epochs) for weight in terms], dtype),
         )
 
     def learning_rate(self, epochs: float) -> float:

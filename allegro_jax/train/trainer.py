@@ -355,9 +355,9 @@ def build_loss(fit: FitConfig, preparation: Preparation) -> Loss:
             )
         species_weights = tuple(given.get(symbol, 1.0) for symbol in species)
     return Loss(
-        energy=last_value(fit.energy_weight),
-        forces=last_value(fit.forces_weight),
-        stress=last_value(fit.stress_weight),
+        energy=last_value(fit.energy_weight, fit.epochs),
+        forces=last_value(fit.forces_weight, fit.epochs),
+        stress=last_value(fit.stress_weight, fit.epochs),
         force_scale=preparation.force_scale if fit.loss_units == "scaled" else 1.0,
         penalty=fit.loss,
         huber_delta=fit.huber_delta,

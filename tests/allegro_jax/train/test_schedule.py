@@ -53,3 +53,12 @@ def test_weights_follow_straight_lines(precision):
     assert all(one.dtype == precision for one in found)
     assert [float(one[0]) for one in found] == [1, 1, 3, 9, 4.75, 0.5, 0.5]
     assert all(one[1] == 3 and one[2] == 1 for one in found)
+
+
+def test_weights_may_follow_shares_of_the_epochs():
+    for epochs in (50, 200):
+        schedule = Schedule(FitConfig(epochs=epochs, energy_weight={"60%": 1.0, "100%": 9.0}))
+        found = [float(schedule(share * epochs).weights[0]) for share in (0.0, 0.6, 0.8, 1.0, 1.5)]
+        np.testing.assert_allclose(found, [1, 1, 5, 9, 9], rtol=1e-6)
+    mixed = Schedule(FitConfig(epochs=10, energy_weight={"100%": 4.0, 5.0: 2.0}))
+    np.testing.assert_allclose(mixed(7.5).weights[0], 3, rtol=1e-6)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from allegro_jax.settings import ConfigError
-from allegro_jax.train.config import TrainingConfig, load_config
+from allegro_jax.settings import ConfigError, read_section
+from allegro_jax.train.config import FitConfig, TrainingConfig, load_config
 
 MINIMAL = "data: {train: frames.xyz}\nmodel: {cutoff: 5.0}\n"
 
@@ -40,6 +40,7 @@ def test_overrides(write, tmp_path):
         "output=elsewhere",
         "data.isolated_atoms={H: -13.6}",
         "training.energy_weight={150: 100, 0: 1}",
+        "training.forces_weight={100%: 0.5, 60%: 1, 3: 2}",
         "training.species_force_weights={Li: 5}",
         "training.clip=null",
     ]
@@ -49,6 +50,9 @@ def test_overrides(write, tmp_path):
     assert config.data.valid == 20 and config.data.isolated_atoms == {"H": -13.6}
     assert config.output == tmp_path / "elsewhere"
     assert config.training.energy_weight == {0.0: 1.0, 150.0: 100.0}
+    assert list(config.training.forces_weight.items()) == [(3.0, 2.0), ("60%", 1.0), ("100%", 0.5)]
+    again = read_section(FitConfig, config.to_dict()["training"], "training.")
+    assert again.forces_weight == config.training.forces_weight
     assert config.training.clip is None
     assert config.training.species_force_weights == {"Li": 5.0}
     assert config.to_dict()["training"]["patience"] == 5
@@ -84,6 +88,8 @@ def test_overrides(write, tmp_path):
             r"training\.energy_weight\.9: expected a number, got 'x'",
         ),
         ("training.energy_weight={-1: 1}", r"training\.energy_weight: expected .* at least 0"),
+        ("training.energy_weight={101%: 1}", r"energy_weight: expected .* at most 100, got '101'"),
+        ("training.energy_weight={half: 1}", r"energy_weight: expected a number, got 'half'"),
         (
             "training={energy_weight: {0: 1, 5: 0}, forces_weight: 0, stress_weight: 0}",
             r"training\.forces_weight: all weights of the loss are 0",
